@@ -1,0 +1,128 @@
+"""sigma: how far the Avatars spread about the teacher's feature."""
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..config import ConfigError
+
+
+@MODELS.register_module()
+class AvatarVariance(nn.Module):
+    """Weights the channels of one map by the uncertainty of its Avatars (arXiv 2305.02722).
+
+    ``u(x) = E_k[(A_k - T)^2]``, ``sigma^2 = E_x[u(x)]``: per channel, averaged over the batch, its
+    positions and all ranks, then over time by a bias-corrected running average. Student and
+    Avatars are divided by sigma. It carries no gradient.
+
+    Args:
+        momentum (float): Weight in (0, 1] of the newest batch in the running average of
+            ``sigma^2``. Defaults to 0.1.
+        estimator (str): ``'closed_form'`` takes the perturbation's own ``variance``, one reduction
+            and no sampling; ``'sampled'`` averages over the K Avatars drawn, for perturbations
+            without a closed form. Defaults to ``'closed_form'``.
+        rescale (bool): Whether one detached scalar brings the normalised teacher map of the batch
+            to unit root mean square, so that sigma only weights the channels against each other
+            and the drop rate does not act as a temperature. False divides by sigma alone, the
+            paper to the letter. Defaults to True.
+        eps (float): Added to ``sigma^2``, the least variance. Defaults to 1e-6.
+
+    Raises:
+        ConfigError: If ``momentum`` is outside (0, 1] or ``estimator`` is unknown.
+    """
+
+    running_variance: Tensor
+    running_weight: Tensor
+
+    def __init__(self, momentum: float = 0.1, estimator: str = 'closed_form',
+                 rescale: bool = True, eps: float = 1e-6) -> None:
+        super().__init__()
+        if not isinstance(momentum, (int, float)) or not 0 < momentum <= 1:
+            raise ConfigError(f'momentum={momentum!r}: must be a number in (0, 1], e.g. 0.1')
+        if estimator not in ('closed_form', 'sampled'):
+            raise ConfigError(f"estimator={estimator!r}: must be 'closed_form' or 'sampled'")
+        self.momentum = momentum
+        self.estimator = estimator
+        self.rescale = rescale
+        self.eps = eps
+        # Empty until the first map shows the number of channels.
+        self.register_buffer('running_variance', torch.zeros(0))
+        self.register_buffer('running_weight', torch.zeros(()))
+
+    @property
+    def sigma(self) -> Tensor:
+        """Tensor: The running sigma (1, C, 1, 1); NaN before the first training batch."""
+        return (self.running_variance / self.running_weight + self.eps).sqrt().view(1, -1, 1, 1)
+
+    def forward(self, feature: Tensor, perturbation: nn.Module,
+                avatars: Sequence[Tensor] = ()) -> Callable[[Tensor], Tensor]:
+        """Update sigma by a batch (in train mode only) and give the division by it.
+
+        Args:
+            feature (Tensor): Teacher map (N, C, H, W), float32.
+            perturbation (nn.Module): What makes the Avatars.
+            avatars (Sequence[Tensor]): The Avatars of the feature; needed by ``'sampled'`` only.
+                Defaults to ().
+
+        Returns:
+            Callable: From a map (N, C, H, W) to the map divided by sigma.
+
+        Raises:
+            ValueError: If the perturbation has no closed form and the estimator asks for it.
+        """
+        with torch.no_grad():
+            variance, square = self._batch_statistics(feature, perturbation, avatars)
+            if self.running_variance.numel() == 0:
+                self.running_variance = torch.zeros_like(variance)
+            if self.training:
+                self.running_variance.lerp_(variance, self.momentum)
+                self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
+                variance = self.running_variance / self.running_weight
+            else:
+                # Before the first training batch there is only this one to go by.
+                variance = torch.where(self.running_weight > 0,
+                                       self.running_variance / self.running_weight, variance)
+            weight = (variance + self.eps).rsqrt()
+            if self.rescale:
+                weight = weight * (square * weight.square()).mean().add(self.eps).rsqrt()
+            weight = weight.view(1, -1, 1, 1)
+        return weight.mul
+
+    def _batch_statistics(self, feature: Tensor, perturbation: nn.Module,
+                          avatars: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Average ``u`` and ``T^2`` per channel, two (C,) tensors, over the batch and the ranks."""
+        if self.estimator == 'sampled':
+            spread = sum((avatar - feature).square_() for avatar in avatars) / len(avatars)
+        else:
+            spread = perturbation.variance(feature)
+            if spread is None:
+                raise ValueError(f'{type(perturbation).__name__} has no closed form; '
+                                 "set uncertainty.estimator='sampled'")
+        spread = spread.expand(-1, feature.size(1), -1, -1)
+        batch = torch.stack([spread.mean((0, 2, 3)), feature.square().mean((0, 2, 3))])
+        if self.training:
+            # Ranks hold maps of unlike sizes: weight each by its number of positions.
+            count = batch.new_full((1, ), feature.numel() / feature.size(1))
+            total = torch.cat([batch.flatten() * count, count])
+            all_reduce(total)
+            batch = (total[:-1] / total[-1]).view(2, -1)
+        return batch[0], batch[1]
+
+    def reset(self) -> None:
+        """Forget every batch."""
+        self.running_variance.zero_()
+        self.running_weight.zero_()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        loaded = state_dict.get(f'{prefix}running_variance')
+        if loaded is not None and self.running_variance.numel() == 0:
+            self.running_variance = self.running_variance.new_zeros(loaded.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return (f'momentum={self.momentum}, estimator={self.estimator!r}, rescale={self.rescale}, '
+                f'eps={self.eps}')

@@ -1,0 +1,48 @@
+"""Dropout of square blocks."""
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Generator, Tensor
+
+from ..config import ConfigError
+from .dropout import DropoutPerturbation
+
+
+@MODELS.register_module()
+class DropBlockPerturbation(DropoutPerturbation):
+    """Drops square blocks, drawn for each channel (DropBlock, arXiv 1810.12890).
+
+    Unlike the published rule, which only approximates its rate and rescales by the count of what
+    was kept, blocks may start outside the map, so that ``block_size^2`` seeds can drop each
+    element, at the border too. With the seed probability ``1 - (1 - p)^(1 / block_size^2)`` an
+    element is then dropped with probability p exactly, and mean and variance are those of
+    :class:`DropoutPerturbation`.
+
+    Args:
+        drop_rate (float): Probability p in [0, 1) that an element is dropped. Defaults to 0.1.
+        block_size (int): Side of a block, in positions of the map. Defaults to 7.
+
+    Raises:
+        ConfigError: If ``drop_rate`` is outside [0, 1) or ``block_size`` is not a positive
+            integer.
+    """
+
+    def __init__(self, drop_rate: float = 0.1, block_size: int = 7) -> None:
+        super().__init__(drop_rate)
+        if not isinstance(block_size, int) or block_size < 1:
+            raise ConfigError(f'block_size={block_size!r}: must be an integer >= 1, e.g. 7')
+        self.block_size = block_size
+
+    def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:
+        """Draw seeds and grow them to blocks; see :meth:`DropoutPerturbation.keep_mask`."""
+        size = self.block_size
+        height, width = feature.shape[2:] if feature.dim() == 4 else (1, 1)
+        seed_rate = 1 - (1 - self.rate)**(1 / size**2)
+        seeds = feature.new_empty(*feature.shape[:2], height + size - 1, width + size - 1)
+        seeds.bernoulli_(seed_rate, generator=generator)
+        # A square maximum is a maximum over rows and then over columns: 2 size steps, not size^2.
+        dropped = F.max_pool2d(F.max_pool2d(seeds, (size, 1), stride=1), (1, size), stride=1)
+        return (1 - dropped).view_as(feature)
+
+    def extra_repr(self) -> str:
+        """Show rate and block in ``print(model)``."""
+        return f'{super().extra_repr()}, block_size={self.block_size}'

@@ -1,0 +1,63 @@
+"""Elementwise dropout, the perturbation of the paper."""
+from mmengine.registry import MODELS
+from torch import Generator, Tensor
+
+from ..config import ConfigError
+from .perturbation import Perturbation
+
+
+@MODELS.register_module()
+class DropoutPerturbation(Perturbation):
+    """Inverted dropout: zeroes elements with probability ``drop_rate`` and scales the rest.
+
+    ``A = T m / (1 - p)`` with ``m ~ Bernoulli(1 - p)``, so ``E[(A - T)^2] = p / (1 - p) T^2``.
+    Source: AKD (arXiv 2305.02722), dropout rate 0.1.
+
+    Args:
+        drop_rate (float): Probability p in [0, 1) that an element is dropped. Defaults to 0.1.
+
+    Raises:
+        ConfigError: If ``drop_rate`` is outside [0, 1).
+    """
+
+    def __init__(self, drop_rate: float = 0.1) -> None:
+        super().__init__()
+        if not isinstance(drop_rate, (int, float)) or not 0 <= drop_rate < 1:
+            raise ConfigError(f'drop_rate={drop_rate!r}: must be a number in [0, 1), e.g. 0.1')
+        self.drop_rate = drop_rate
+
+    @property
+    def rate(self) -> float:
+        """float: The rate in force, ``drop_rate * strength``."""
+        rate = self.drop_rate * self.strength
+        if not 0 <= rate < 1:
+            raise ValueError(f'drop_rate={self.drop_rate} times strength={self.strength} is {rate}, '
+                             'outside [0, 1); lower drop_rate or the schedule of PerturbationHook')
+        return rate
+
+    def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:
+        """Draw what is kept.
+
+        Args:
+            feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
+            generator (torch.Generator | None): Source of randomness.
+
+        Returns:
+            Tensor: Ones (kept) and zeros, broadcastable to the feature; each is one with
+            probability ``1 - rate``.
+        """
+        return feature.new_empty(feature.shape).bernoulli_(1 - self.rate, generator=generator)
+
+    def forward(self, feature: Tensor, generator: Generator | None = None) -> Tensor:
+        """Draw one Avatar; see :meth:`Perturbation.forward`."""
+        if self.rate == 0:
+            return feature
+        return self.keep_mask(feature, generator).div_(1 - self.rate).mul(feature)
+
+    def variance(self, feature: Tensor) -> Tensor:
+        """Compute ``p / (1 - p) T^2``; see :meth:`Perturbation.variance`."""
+        return feature.square() * (self.rate / (1 - self.rate))
+
+    def extra_repr(self) -> str:
+        """Show the rate in ``print(model)``."""
+        return f'drop_rate={self.drop_rate}'

@@ -1,0 +1,45 @@
+"""Additive Gaussian noise."""
+import torch
+from mmengine.registry import MODELS
+from torch import Generator, Tensor
+
+from ..config import ConfigError
+from .perturbation import Perturbation
+
+
+@MODELS.register_module()
+class GaussianNoisePerturbation(Perturbation):
+    """Adds independent Gaussian noise: ``A = T + s e``, so ``E[(A - T)^2] = s^2``.
+
+    Args:
+        std (float): Deviation s >= 0. Defaults to 0.1.
+        relative (bool): Whether ``std`` counts in units of the root mean square of each image's
+            channel (over its positions) instead of the feature's own unit. Defaults to True.
+
+    Raises:
+        ConfigError: If ``std`` is negative.
+    """
+
+    def __init__(self, std: float = 0.1, relative: bool = True) -> None:
+        super().__init__()
+        if not isinstance(std, (int, float)) or not std >= 0:
+            raise ConfigError(f'std={std!r}: must be a number >= 0, e.g. 0.1')
+        self.std = std
+        self.relative = relative
+
+    def variance(self, feature: Tensor) -> Tensor:
+        """Compute ``s^2``, shape (N, C, 1, 1) if relative; see :meth:`Perturbation.variance`."""
+        variance = feature.new_tensor((self.std * self.strength)**2)
+        if not self.relative:
+            return variance.expand((1, ) * feature.dim())
+        square = feature.square()
+        return variance * (square.mean((2, 3), keepdim=True) if feature.dim() == 4 else square)
+
+    def forward(self, feature: Tensor, generator: Generator | None = None) -> Tensor:
+        """Draw one Avatar; see :meth:`Perturbation.forward`."""
+        noise = torch.empty_like(feature).normal_(generator=generator)
+        return noise.mul_(self.variance(feature).sqrt()).add_(feature)
+
+    def extra_repr(self) -> str:
+        """Show the deviation in ``print(model)``."""
+        return f'std={self.std}, relative={self.relative}'

@@ -1,0 +1,45 @@
+"""What every perturbation is."""
+from abc import abstractmethod
+
+from torch import Generator, Tensor, nn
+
+
+class Perturbation(nn.Module):
+    """Makes Avatars of a feature map (AKD, arXiv 2305.02722).
+
+    A perturbation acts alike in train and eval mode and is unbiased: the mean of its Avatars is
+    the feature.
+
+    Attributes:
+        strength (float): Factor on the nominal rate or deviation, scheduled by
+            :class:`mmakd.hooks.PerturbationHook`. Defaults to 1.0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = 1.0
+
+    @abstractmethod
+    def forward(self, feature: Tensor, generator: Generator | None = None) -> Tensor:
+        """Draw one Avatar.
+
+        Args:
+            feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
+            generator (torch.Generator, optional): Source of randomness, on the feature's device.
+                Defaults to None, torch's global one.
+
+        Returns:
+            Tensor: The Avatar, of the feature's shape and dtype.
+        """
+
+    def variance(self, feature: Tensor) -> Tensor | None:
+        """Compute ``E[(A - T)^2]`` in closed form.
+
+        Args:
+            feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
+
+        Returns:
+            Tensor | None: Elementwise expectation, broadcastable to the feature; None where there
+            is no closed form.
+        """
+        return None

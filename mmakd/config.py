@@ -1,0 +1,127 @@
+"""Building registered components from configs, with errors in terms of config keys."""
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.registry import MODELS
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run.
+
+    Every problem is one line ``key=value: what is wrong; what to do``, its key written from the
+    place where the error was noticed; each level above puts its own key in front.
+
+    Args:
+        problems (str | list[str]): One or several problems.
+    """
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        if len(self.problems) == 1:
+            message = self.problems[0]
+        else:
+            lines = (f'  {i}. {problem}' for i, problem in enumerate(self.problems, 1))
+            message = '\n'.join([f'{len(self.problems)} problems in the config:', *lines])
+        super().__init__(message)
+
+
+class ConfigProblems:
+    """Collects the problems of several keys, so that the user sees them all at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def add(self, problem: str) -> None:
+        """Note one problem.
+
+        Args:
+            problem (str): ``key=value: what is wrong; what to do``.
+        """
+        self.problems.append(problem)
+
+    @contextmanager
+    def under(self, key: str) -> Iterator[None]:
+        """Note a :class:`ConfigError` raised in the block under ``key`` and go on behind it.
+
+        Args:
+            key (str): The config key that the block handles.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            self.problems += [f'{key}.{problem}' for problem in error.problems]
+
+    def raise_if_any(self) -> None:
+        """Raise what was collected.
+
+        Raises:
+            ConfigError: If there is any problem.
+        """
+        if self.problems:
+            raise ConfigError(self.problems)
+
+
+def suggest(name: Any, valid: Iterable[str]) -> str:
+    """Say which valid names come nearest to a wrong one.
+
+    Args:
+        name (Any): The wrong name.
+        valid (Iterable[str]): The names that would be right.
+
+    Returns:
+        str: ``did you mean 'a' or 'b'?``, or the first valid names where none is near.
+    """
+    valid = sorted(set(valid))
+    near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.5)
+    if near:
+        return f'did you mean {" or ".join(map(repr, near))}?'
+    shown = ', '.join(map(repr, valid[:8])) + (', ...' if len(valid) > 8 else '')
+    return f'valid: {shown}'
+
+
+def build(cfg: Any, **defaults: Any) -> Any:
+    """Build a component of the ``MODELS`` registry.
+
+    Like ``MODELS.build``, but an unknown type or argument is reported as a config key with the
+    nearest valid name.
+
+    Args:
+        cfg (dict): Config with the key ``type``.
+        **defaults: Arguments used where ``cfg`` does not give them.
+
+    Returns:
+        Any: The component.
+
+    Raises:
+        ConfigError: If ``cfg`` is no dict with a ``type``, the type is not registered, or its
+            arguments are wrong.
+    """
+    if not isinstance(cfg, dict):
+        raise ConfigError(f'type: expected dict(type=...), got {cfg!r}')
+    if 'type' not in cfg:
+        raise ConfigError(f'type: missing in {dict(cfg)!r}; name a registered class')
+    name = cfg['type']
+    scope = cfg.get('_scope_')
+    if scope is None and isinstance(name, str) and name.count('.') == 1:
+        scope = name.split('.')[0]
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        cls = registry.get(name) if isinstance(name, str) else name
+        if cls is None:
+            known = set(registry.module_dict) | set(MODELS.module_dict)
+            raise ConfigError(f'type={name!r}: not registered; {suggest(name, known)}')
+        parameters = inspect.signature(cls).parameters
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            unknown = set(cfg) - set(parameters) - {'type', '_scope_'}
+            if unknown:
+                raise ConfigError([
+                    f'{key}={cfg[key]!r}: {name} has no such argument; {suggest(key, parameters)}'
+                    for key in sorted(unknown)])
+        try:
+            return registry.build({**defaults, **cfg})
+        except ConfigError:
+            raise
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f'type={name!r}: {error}') from error

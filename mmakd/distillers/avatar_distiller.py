@@ -1,0 +1,313 @@
+"""The model that is trained: a student that learns from a frozen teacher as well."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.logging import MessageHub, print_log
+from mmengine.model import BaseModel, BaseModule
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from ..config import ConfigError, ConfigProblems, build
+from ..references import find_checkpoint, is_reference, resolve_model
+from ..rng import preserve_rng
+from .distill_task import DistillTask, task_taps
+from .taps import FeatureTaps, check_tap, forward_to_taps
+from .teacher import Teacher
+
+_PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
+# The image of the dry run: large enough for five FPN levels and for pyramid pooling.
+_DRY_RUN_SIZE = 128
+
+
+@MODELS.register_module()
+class AvatarDistiller(BaseModel):
+    """Trains a student with its own losses and with distillation tasks.
+
+    To the rest of MMEngine the model *is* the student: its module tables are the student's, so
+    parameter names, state dict, and attributes such as ``model.backbone`` are those of plain
+    training. Adapters and losses sit under one more child, ``distiller``. The teacher is no
+    submodule. Source: Avatar Knowledge Distillation (arXiv 2305.02722).
+
+    Args:
+        student (str | dict): A model dict, a config path, ``'mmdet::name.py'`` or
+            ``'mmseg::name.py'``, or ``dict(cfg=<one of these>, **overrides)``.
+        teacher (str | dict): Likewise.
+        distill (dict[str, dict]): Named tasks. A task has ``tap`` (a dotted module path, the same
+            on both sides) or ``student_tap`` and ``teacher_tap``, and ``loss``; optional are
+            ``levels``, ``adapter`` and ``resize``; see :class:`DistillTask`.
+        teacher_ckpt (str, optional): Path or URL of the teacher's weights; ``'auto'`` for those
+            that the installed package's metafile names for a ``'mmdet::...'`` or ``'mmseg::...'``
+            teacher; None for random weights. Loaded in :meth:`init_weights`. Defaults to
+            ``'auto'``.
+        teacher_strict (bool): Whether missing or unexpected keys in the checkpoint are an error,
+            not a warning. Defaults to True.
+        teacher_precision (str, optional): ``'float32'``, ``'float16'`` or ``'bfloat16'`` for the
+            teacher's forward pass. Defaults to None, that of the student's step.
+
+    Attributes:
+        student (nn.Module): The plain student.
+        teacher (nn.Module): The frozen teacher.
+        distiller (nn.ModuleDict): The tasks by name.
+
+    Raises:
+        ConfigError: With all problems at once, if anything does not fit.
+    """
+
+    student: nn.Module
+
+    def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
+                 teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
+                 teacher_precision: str | None = None) -> None:
+        # Not BaseModel's: the data preprocessor is the student's.
+        BaseModule.__init__(self)
+        problems = ConfigProblems()
+        student_model = _build_model(student, 'student', problems)
+        with preserve_rng():
+            teacher_model = _build_model(teacher, 'teacher', problems)
+        if teacher_precision not in (None, *_PRECISIONS):
+            problems.add(f'model.teacher_precision={teacher_precision!r}: must be None or one of '
+                         f'{", ".join(_PRECISIONS)}')
+        if teacher_ckpt == 'auto':
+            with problems.under('model'):
+                teacher_ckpt = _auto_checkpoint(teacher)
+        if not isinstance(distill, dict) or not distill:
+            problems.add(f'model.distill={distill!r}: expected a dict of named tasks, e.g. '
+                         "dict(fpn=dict(tap='neck', loss=dict(type=...)))")
+        if student_model is None or teacher_model is None or not isinstance(distill, dict):
+            problems.raise_if_any()
+        self._share_tables(student_model)
+        self._taps = _read_taps(distill, student_model, teacher_model, problems)
+        with preserve_rng():
+            self.distiller = _build_tasks(distill, self._taps, student_model, teacher_model,
+                                          problems)
+        problems.raise_if_any()
+        self._teacher = Teacher(
+            teacher_model, sorted({teacher_tap for _, teacher_tap in self._taps.values()}),
+            student_model.data_preprocessor, teacher_ckpt, teacher_strict,
+            _PRECISIONS.get(teacher_precision))
+        self.register_load_state_dict_post_hook(_accept_plain_student)
+
+    def _share_tables(self, student: nn.Module) -> None:
+        # Parameters and buffers of the top level are one table with the student's. The table of
+        # children is our own, since it holds ``distiller`` too; see add_module and __setattr__.
+        object.__setattr__(self, 'student', student)
+        self._parameters = student._parameters
+        self._buffers = student._buffers
+        self._non_persistent_buffers_set = student._non_persistent_buffers_set
+        self._modules = dict(student._modules)
+        self.training = student.training
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a child, to the student as well (SyncBN conversion replaces children this way)."""
+        super().add_module(name, module)
+        if name != 'distiller':
+            self.student.add_module(name, module)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name != 'distiller' and name in self.__dict__.get('_modules', ()):
+            setattr(self.student, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # What only the student's class has, such as ``with_neck``.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if 'student' not in self.__dict__:
+                raise
+            return getattr(self.student, name)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """nn.Module: The frozen teacher network."""
+        return self._teacher.network
+
+    def init_weights(self) -> None:
+        """Initialise the student as in plain training, then ours, and load the teacher.
+
+        Raises:
+            ConfigError: If the teacher's checkpoint is missing, damaged or of another model.
+        """
+        with preserve_rng():
+            self._teacher.load()
+        self.student.init_weights()
+        with preserve_rng():
+            for module in self.distiller.modules():
+                if isinstance(module, BaseModule) and not module.is_init:
+                    module.init_weights()
+
+    def train(self, mode: bool = True) -> AvatarDistiller:
+        """Set the mode of the student and of our parts; the teacher stays in eval mode."""
+        super().train(mode)
+        self.student.train(mode)
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> AvatarDistiller:
+        super()._apply(*args, **kwargs)
+        self._teacher.network._apply(*args, **kwargs)
+        return self
+
+    def forward(self, inputs: Tensor, data_samples: list | None = None,
+                mode: str = 'tensor') -> Any:
+        """Run the student; in mode ``'loss'`` compare it with the teacher too.
+
+        Args:
+            inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
+            data_samples (list, optional): Their data samples. Defaults to None.
+            mode (str): ``'loss'``, ``'predict'`` or ``'tensor'``. Defaults to ``'tensor'``.
+
+        Returns:
+            Any: What the student returns; in mode ``'loss'`` its losses and
+            ``distill.loss_<task>`` for each task.
+
+        Raises:
+            FloatingPointError: If a tapped feature is not finite.
+        """
+        if mode != 'loss':
+            return self.student(inputs, data_samples, mode=mode)
+        active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
+        with FeatureTaps(self.student, {self._taps[name][0] for name in active}) as taps:
+            losses = self.student(inputs, data_samples, mode='loss')
+        if active:
+            student_maps = taps.features
+            teacher_maps = self._teacher.features(inputs, data_samples, self.data_preprocessor)
+            _check_finite({'student': student_maps, 'teacher': teacher_maps})
+        for name, task in self.distiller.items():
+            if name in active:
+                student_tap, teacher_tap = self._taps[name]
+                loss = task(student_maps[student_tap], teacher_maps[teacher_tap])
+            else:
+                loss = _no_loss(task, inputs)
+            losses[f'distill.loss_{name}'] = loss
+        return losses
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # The student's class may migrate old keys at its top level; ours are not its business.
+        own = f'{prefix}distiller.'
+        theirs = {key: value for key, value in state_dict.items() if not key.startswith(own)}
+        self.student._load_from_state_dict(theirs, prefix, *args)
+        for key in [key for key in state_dict if not key.startswith(own)]:
+            del state_dict[key]
+        state_dict.update(theirs)
+
+
+def _build_model(cfg: str | dict, side: str, problems: ConfigProblems) -> nn.Module | None:
+    with problems.under(f'model.{side}'):
+        cfg = resolve_model(cfg)
+        try:
+            model = MODELS.build(cfg)
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f'type={cfg["type"]!r}: cannot be built: {error}') from error
+        if not isinstance(model, BaseModel):
+            raise ConfigError(f'type={cfg["type"]!r}: is no detector or segmentor (BaseModel)')
+        return model
+    return None
+
+
+def _auto_checkpoint(teacher: str | dict) -> str:
+    reference = teacher.get('cfg') if isinstance(teacher, dict) else teacher
+    if not is_reference(reference):
+        raise ConfigError("teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has "
+                          'published weights; give the path or the URL of a checkpoint')
+    return find_checkpoint(reference)
+
+
+def _read_taps(distill: dict[str, dict], student: nn.Module, teacher: nn.Module,
+               problems: ConfigProblems) -> dict[str, tuple[str, str]]:
+    """Collect (student tap, teacher tap) of every task whose taps exist."""
+    taps = {}
+    for name, cfg in distill.items():
+        number = len(problems.problems)
+        with problems.under(f'model.distill.{name}'):
+            if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
+                raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
+                                  'use; rename the task')
+            student_tap, teacher_tap = task_taps(cfg)
+        if len(problems.problems) > number:
+            continue
+        for model, side, tap in ((student, 'student', student_tap),
+                                 (teacher, 'teacher', teacher_tap)):
+            key = 'tap' if 'tap' in cfg else f'{side}_tap'
+            with problems.under(f'model.distill.{name}'):
+                check_tap(model, key, tap, side)
+        if len(problems.problems) == number:
+            taps[name] = (student_tap, teacher_tap)
+    return taps
+
+
+def _build_tasks(distill: dict[str, dict], taps: dict[str, tuple[str, str]], student: nn.Module,
+                 teacher: nn.Module, problems: ConfigProblems) -> nn.ModuleDict:
+    """Find channels and levels by one dry run of both networks, and build the tasks."""
+    tasks = nn.ModuleDict()
+    student_maps = _dry_run(student, {pair[0] for pair in taps.values()})
+    teacher_maps = _dry_run(teacher, {pair[1] for pair in taps.values()})
+    for name in sorted(set(distill) - set(taps), key=str):
+        # Not comparable yet, but its loss may be wrong as well.
+        with problems.under(f'model.distill.{name}.loss'):
+            if isinstance(distill[name], dict) and 'loss' in distill[name]:
+                build(distill[name]['loss'])
+    for name, (student_tap, teacher_tap) in taps.items():
+        with problems.under(f'model.distill.{name}'):
+            options = {key: value for key, value in distill[name].items()
+                       if key not in ('tap', 'student_tap', 'teacher_tap')}
+            tasks[name] = DistillTask(name, student_maps[student_tap], teacher_maps[teacher_tap],
+                                      **options)
+    return tasks
+
+
+@torch.no_grad()
+def _dry_run(model: nn.Module, taps: set[str]) -> dict[str, list[Tensor]]:
+    if not taps:
+        return {}
+    size = (_DRY_RUN_SIZE, _DRY_RUN_SIZE)
+    sample = BaseDataElement(metainfo=dict(
+        ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
+        scale_factor=(1.0, 1.0)))
+    training = model.training
+    model.eval()
+    with FeatureTaps(model, taps) as recorded:
+        forward_to_taps(model, taps, torch.zeros(1, 3, *size), [sample])
+    model.train(training)
+    return recorded.features
+
+
+def _no_loss(task: DistillTask, inputs: Tensor) -> Tensor:
+    """Give zero, without any part in the student's gradient."""
+    zero = inputs.new_zeros((), dtype=torch.float32)
+    if is_distributed():
+        # DDP waits for a gradient of every parameter; elsewhere none at all is exactly plain
+        # training, gradient clipping included.
+        return zero + sum(parameter.sum() * 0 for parameter in task.parameters())
+    return zero
+
+
+def _check_finite(sides: dict[str, dict[str, list[Tensor]]]) -> None:
+    """Stop at a NaN or an infinity before it reaches sigma or the student's weights."""
+    places, extremes = [], []
+    for side, features in sides.items():
+        for tap, maps in features.items():
+            for level, feature in enumerate(maps):
+                places.append((side, tap, level))
+                extremes += torch.aminmax(feature.detach())
+    finite = torch.stack([extreme.float() for extreme in extremes]).isfinite().view(-1, 2).all(1)
+    if finite.all():
+        return
+    iteration = MessageHub.get_current_instance().get_info('iter')
+    wrong = ', '.join(f"the {side}'s tap {tap!r} (map {level})"
+                      for (side, tap, level), good in zip(places, finite.tolist()) if not good)
+    raise FloatingPointError(
+        f'not finite at iteration {iteration}: {wrong}. For the student, lower the learning rate '
+        "or clip gradients; for the teacher, check teacher_ckpt and teacher_precision")
+
+
+def _accept_plain_student(model: nn.Module, incompatible_keys: Any) -> None:
+    """Let a plain student's checkpoint load: our parts then keep their values."""
+    missing = incompatible_keys.missing_keys
+    own = {key for key in model.state_dict() if key.startswith('distiller.')}
+    if own and own <= set(missing):
+        missing[:] = [key for key in missing if key not in own]
+        print_log('A plain student is loaded: adapters and sigma keep their values', 'current')

@@ -1,0 +1,42 @@
+"""From student channels to teacher channels."""
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..config import ConfigError
+
+
+@MODELS.register_module()
+class ConvAdapter(BaseModule):
+    """Convolution that brings a student map to the teacher's channels.
+
+    Args:
+        in_channels (int): Channels of the student map; found by the distiller.
+        out_channels (int): Channels of the teacher map; found by the distiller.
+        kernel_size (int): Odd size of the kernel. Defaults to 1.
+        init_cfg (dict | list[dict], optional): MMEngine initialisation. Defaults to None, torch's
+            own.
+
+    Raises:
+        ConfigError: If ``kernel_size`` is even, which would change the size of the map.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1,
+                 init_cfg: dict | list[dict] | None = None) -> None:
+        super().__init__(init_cfg)
+        if not isinstance(kernel_size, int) or kernel_size % 2 != 1:
+            raise ConfigError(f'kernel_size={kernel_size!r}: must be an odd integer, e.g. 1')
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map the channels.
+
+        Args:
+            feature (Tensor): Student map (N, C_s, H, W) or vectors (N, C_s).
+
+        Returns:
+            Tensor: The map (N, C_t, H, W) or vectors (N, C_t).
+        """
+        if feature.dim() == 2:
+            return self.conv(feature[..., None, None]).flatten(1)
+        return self.conv(feature)

@@ -1,0 +1,176 @@
+"""One distillation task: what is compared, where, and how."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ConfigError, ConfigProblems, build, suggest
+from ..losses.precision import float32
+from ..rng import mix_seed
+
+_KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'loss')
+
+
+def task_taps(cfg: dict) -> tuple[str, str]:
+    """Read where a task taps student and teacher.
+
+    Args:
+        cfg (dict): Config of the task.
+
+    Returns:
+        tuple[str, str]: Paths of the student's and of the teacher's module.
+
+    Raises:
+        ConfigError: If keys are unknown or missing.
+    """
+    if not isinstance(cfg, dict):
+        raise ConfigError(f'tap: expected dict(tap=..., loss=...), got {cfg!r}')
+    problems = ConfigProblems()
+    for key in sorted(set(cfg) - set(_KEYS)):
+        problems.add(f'{key}={cfg[key]!r}: a task has no such key; {suggest(key, _KEYS)}')
+    if 'loss' not in cfg:
+        problems.add('loss: missing; give dict(type=...)')
+    if ('tap' in cfg) == ('student_tap' in cfg or 'teacher_tap' in cfg) or (
+            'student_tap' in cfg) != ('teacher_tap' in cfg):
+        problems.add('tap: give either tap (the same path on both sides) or both student_tap and '
+                     'teacher_tap')
+    problems.raise_if_any()
+    return (cfg['tap'], cfg['tap']) if 'tap' in cfg else (cfg['student_tap'], cfg['teacher_tap'])
+
+
+class DistillTask(nn.Module):
+    """Adapters and losses of one named task, one of each a level.
+
+    Args:
+        name (str): Name of the task, mixed into the seeds of its Avatars.
+        student_maps (Sequence[Tensor]): Maps (N, C, H, W) or vectors (N, C) of the student's tap
+            on a small image.
+        teacher_maps (Sequence[Tensor]): Those of the teacher's tap.
+        loss (dict): Config of the loss, built once a level.
+        adapter (dict | str, optional): Config of what maps student channels to teacher channels,
+            built once a level with ``in_channels`` and ``out_channels``; ``'auto'`` for a
+            ``ConvAdapter`` where channels differ; None for none. Defaults to ``'auto'``.
+        resize (bool): Whether the student's maps are resized bilinearly to the teacher's where
+            their sizes differ. Defaults to False.
+        levels (Sequence[int], optional): The levels compared. Defaults to None, all.
+
+    Raises:
+        ConfigError: If the maps cannot be compared, or a component cannot be built.
+    """
+
+    def __init__(self, name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
+                 loss: dict, adapter: dict | str | None = 'auto', resize: bool = False,
+                 levels: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.levels = levels
+        self.resize = resize
+        pairs = list(zip(*self._select(student_maps, teacher_maps)))
+        problems = ConfigProblems()
+        with problems.under('adapter'):
+            self.adapters = nn.ModuleList(_build_adapter(adapter, s, t) for s, t in pairs)
+        with problems.under('loss'):
+            self.losses = nn.ModuleList(build(loss) for _ in pairs)
+        problems.raise_if_any()
+        for level, (student_map, teacher_map) in enumerate(pairs):
+            self._try(level, student_map, teacher_map)
+            if hasattr(self.losses[level], 'reseed'):
+                self.losses[level].reseed(mix_seed(name, level))
+
+    @property
+    def loss_weight(self) -> float:
+        """float: The weight of its loss; 0 where the task has no effect."""
+        return getattr(self.losses[0], 'loss_weight', 1.0)
+
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """Compute the loss, summed over levels.
+
+        Args:
+            student_maps (Sequence[Tensor]): Maps (N, C_s, H, W) of the student's tap.
+            teacher_maps (Sequence[Tensor]): Maps (N, C_t, H, W) of the teacher's tap.
+
+        Returns:
+            Tensor: Scalar, float32.
+
+        Raises:
+            ConfigError: If the taps give unlike numbers of maps, or maps of unlike sizes.
+        """
+        pairs = zip(*self._select(student_maps, teacher_maps))
+        return sum(self._level_loss(level, *pair) for level, pair in enumerate(pairs))
+
+    def _select(self, student_maps: Sequence[Tensor],
+                teacher_maps: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        for side, maps in ('student', student_maps), ('teacher', teacher_maps):
+            if not maps:
+                raise ConfigError(f'tap: the {side} gives no map there; the module is not run up '
+                                  'to this stage, or does not return tensors')
+        if len(student_maps) != len(teacher_maps) and self.levels is None:
+            raise ConfigError(
+                f'tap: the student gives {len(student_maps)} maps, the teacher '
+                f'{len(teacher_maps)}; choose taps of equally many, or levels=[...] of both')
+        if self.levels is None:
+            return student_maps, teacher_maps
+        number = min(len(student_maps), len(teacher_maps))
+        wrong = [level for level in self.levels
+                 if not isinstance(level, int) or not -number <= level < number]
+        if wrong or not self.levels:
+            raise ConfigError(f'levels={self.levels!r}: must be integers below {number}, the '
+                              'number of maps that both taps give')
+        return ([student_maps[level] for level in self.levels],
+                [teacher_maps[level] for level in self.levels])
+
+    def _level_loss(self, level: int, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+        student_map = self.adapters[level](student_map)
+        if student_map.shape[2:] != teacher_map.shape[2:]:
+            sizes = f'{tuple(student_map.shape[2:])} and {tuple(teacher_map.shape[2:])}'
+            if not self.resize:
+                raise ConfigError(f'resize=False: student and teacher map of level {level} have '
+                                  f'unlike sizes {sizes}; set resize=True or tap elsewhere')
+            student_map = F.interpolate(student_map, teacher_map.shape[2:], mode='bilinear')
+        return _in_float32(self.losses[level], student_map, teacher_map)
+
+    @torch.no_grad()
+    def _try(self, level: int, student_map: Tensor, teacher_map: Tensor) -> None:
+        """Run one level once, to find what does not fit and to size what is sized at first use."""
+        loss = self.losses[level].eval()
+        try:
+            value = self._level_loss(level, torch.randn_like(student_map),
+                                     torch.randn_like(teacher_map))
+        except ConfigError:
+            raise
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(f'loss: {type(loss).__name__} fails on student maps '
+                              f'{tuple(student_map.shape)} and teacher maps '
+                              f'{tuple(teacher_map.shape)}: {error}') from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ConfigError(f'loss: {type(loss).__name__} gives no scalar')
+        loss.train()
+
+
+@float32
+def _in_float32(loss: nn.Module, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    return loss(student_map, teacher_map)
+
+
+def _build_adapter(cfg: dict | str | None, student_map: Tensor, teacher_map: Tensor) -> nn.Module:
+    channels = student_map.size(1), teacher_map.size(1)
+    if cfg == 'auto':
+        cfg = None if channels[0] == channels[1] else dict(type='ConvAdapter')
+    if cfg is None:
+        if channels[0] != channels[1]:
+            raise ConfigError(f"type=None: the student's map has {channels[0]} channels, the "
+                              f"teacher's {channels[1]}; set adapter='auto'")
+        return nn.Identity()
+    adapter = build(cfg, in_channels=channels[0], out_channels=channels[1])
+    try:
+        with torch.no_grad():
+            joined = adapter(student_map)
+    except RuntimeError as error:
+        raise ConfigError(f'type={cfg["type"]!r}: fails on student maps '
+                          f'{tuple(student_map.shape)}: {error}') from error
+    if joined.size(1) != channels[1]:
+        raise ConfigError(f"type={cfg['type']!r}: gives {joined.size(1)} channels, but the "
+                          f"teacher's map has {channels[1]}; leave in_channels and out_channels "
+                          'to the distiller')
+    return adapter

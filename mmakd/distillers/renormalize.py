@@ -1,0 +1,54 @@
+"""From the student's image normalisation to the teacher's."""
+import torch
+from torch import Tensor, nn
+
+
+def _affine(preprocessor: nn.Module) -> tuple[Tensor | float, Tensor | float]:
+    if getattr(preprocessor, '_enable_normalize', False):
+        return preprocessor.mean, preprocessor.std
+    return 0., 1.
+
+
+def _flips(preprocessor: nn.Module) -> bool:
+    return bool(getattr(preprocessor, '_channel_conversion', False))
+
+
+def same_normalization(student: nn.Module, teacher: nn.Module) -> bool:
+    """Tell whether two data preprocessors normalise alike.
+
+    Args:
+        student (nn.Module): The student's ``data_preprocessor``.
+        teacher (nn.Module): The teacher's.
+
+    Returns:
+        bool: Whether mean, std and channel order agree.
+    """
+    pairs = zip(_affine(student), _affine(teacher))
+    alike = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
+    return alike and _flips(student) == _flips(teacher)
+
+
+def renormalize(inputs: Tensor, data_samples: list | None, student: nn.Module,
+                teacher: nn.Module) -> Tensor:
+    """Normalise the student's input images as the teacher was trained.
+
+    Args:
+        inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
+        data_samples (list, optional): Their data samples; ``img_shape`` tells what is padding,
+            which stays zero.
+        student (nn.Module): The student's ``data_preprocessor``.
+        teacher (nn.Module): The teacher's.
+
+    Returns:
+        Tensor: Images (N, 3, H, W) for the teacher.
+    """
+    (mean_s, std_s), (mean_t, std_t) = _affine(student), _affine(teacher)
+    images = inputs * std_s + mean_s
+    if _flips(student) != _flips(teacher):
+        images = images.flip(1)
+    images = (images - mean_t) / std_t
+    for image, sample in zip(images, data_samples or ()):
+        height, width = sample.metainfo.get('img_shape', image.shape[1:])[:2]
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return images

@@ -1,0 +1,96 @@
+"""Taps: where features are read from a network."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..config import ConfigError, suggest
+
+
+class FeatureTaps:
+    """Records the outputs of modules while a ``with`` block runs.
+
+    A module that returns several tensors, or is called several times, gives a list of maps. The
+    hooks are removed at the end of the block, so a network carries none when it is copied or
+    saved; the features live as long as this object.
+
+    Args:
+        model (nn.Module): The network.
+        taps (Iterable[str]): Dotted paths of modules.
+
+    Attributes:
+        features (dict[str, list[Tensor]]): What each tap gave.
+    """
+
+    def __init__(self, model: nn.Module, taps: Iterable[str]) -> None:
+        self.model = model
+        self.features: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> FeatureTaps:
+        for tap, maps in self.features.items():
+            module = self.model.get_submodule(tap)
+            self._handles.append(module.register_forward_hook(_recorder(maps)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _recorder(maps: list[Tensor]) -> Callable[..., None]:
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        maps.extend(_tensors(output))
+
+    return hook
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = output.values()
+    elif not isinstance(output, (list, tuple)):
+        return []
+    return [tensor for part in output for tensor in _tensors(part)]
+
+
+def check_tap(model: nn.Module, key: str, tap: Any, side: str) -> None:
+    """Check that a tap names a module.
+
+    Args:
+        model (nn.Module): The network.
+        key (str): The config key, for the message.
+        tap (Any): Its value.
+        side (str): ``'student'`` or ``'teacher'``, for the message.
+
+    Raises:
+        ConfigError: If it does not, with the nearest module names.
+    """
+    names = dict(model.named_modules())
+    if not isinstance(tap, str) or not tap or tap not in names:
+        raise ConfigError(f'{key}={tap!r}: the {side} ({type(model).__name__}) has no such '
+                          f'module; {suggest(tap, filter(None, names))}')
+
+
+def forward_to_taps(model: nn.Module, taps: Iterable[str], inputs: Tensor,
+                    data_samples: list | None) -> None:
+    """Run a network no further than the stage of its deepest tap.
+
+    Args:
+        model (nn.Module): A detector or a segmentor.
+        taps (Iterable[str]): Dotted paths of modules.
+        inputs (Tensor): Normalised images (N, 3, H, W).
+        data_samples (list, optional): Their data samples, which some heads need.
+    """
+    stages = {tap.split('.')[0] for tap in taps}
+    if stages <= {'backbone'}:
+        model.backbone(inputs)
+    elif stages <= {'backbone', 'neck'}:
+        model.extract_feat(inputs)
+    else:
+        model(inputs, data_samples, mode='tensor')

@@ -1,0 +1,4 @@
+"""Hooks."""
+from .perturbation_hook import PerturbationHook
+
+__all__ = ['PerturbationHook']

@@ -1,0 +1,77 @@
+"""Channel-wise knowledge distillation."""
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..config import ConfigError
+from .precision import float32
+
+
+@MODELS.register_module()
+class ChannelWiseDivergence(nn.Module):
+    r"""Divergence of each channel's spatial distribution (CWD, arXiv 2011.13256, Eq. 4).
+
+    :math:`\frac{\tau^2}{N C} \sum_{n,c} KL(softmax(T_{nc} / \tau) \| softmax(S_{nc} / \tau))`,
+    the softmax over the H * W positions of a channel.
+
+    Args:
+        tau (float): Temperature > 0. Defaults to 1.0.
+        loss_weight (float): Factor on the loss. Defaults to 1.0.
+
+    Raises:
+        ConfigError: If ``tau`` is not positive.
+    """
+
+    def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(tau, (int, float)) or not tau > 0:
+            raise ConfigError(f'tau={tau!r}: must be a number > 0, e.g. 1.0')
+        self.tau = tau
+        self.loss_weight = loss_weight
+
+    @float32
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds_S (Tensor): Student map (N, C, H, W).
+            preds_T (Tensor): Teacher map (N, C, H, W).
+
+        Returns:
+            Tensor: Scalar, float32.
+        """
+        divergence = F.kl_div(self._log_softmax(preds_S), self._log_softmax(preds_T),
+                              reduction='sum', log_target=True)
+        return self._scale(preds_S) * divergence
+
+    def forward_avatars(self, preds_S: Tensor, avatars: Iterable[Tensor]) -> Tensor:
+        """Compute the mean loss over several targets at the memory of one.
+
+        The student's gradient depends on the targets only through the mean of their soft maps, so
+        the value is taken without a graph and the gradient from that mean.
+
+        Args:
+            preds_S (Tensor): Student map (N, C, H, W), float32.
+            avatars (Iterable[Tensor]): Targets (N, C, H, W), float32, consumed one by one.
+
+        Returns:
+            Tensor: Scalar, the mean of ``forward(preds_S, avatar)``.
+        """
+        log_student = self._log_softmax(preds_S)
+        detached = log_student.detach()
+        value, soft_map, count = 0., 0., 0
+        for count, avatar in enumerate(avatars, 1):
+            log_avatar = self._log_softmax(avatar)
+            value = value + F.kl_div(detached, log_avatar, reduction='sum', log_target=True)
+            soft_map = soft_map + log_avatar.exp_()
+        # The second term is zero in value and carries the gradient.
+        divergence = value + (soft_map * (detached - log_student)).sum()
+        return self._scale(preds_S) / count * divergence
+
+    def _log_softmax(self, feature: Tensor) -> Tensor:
+        return F.log_softmax(feature.flatten(2) / self.tau, dim=2)
+
+    def _scale(self, feature: Tensor) -> float:
+        return self.loss_weight * self.tau**2 / (feature.size(0) * feature.size(1))

@@ -1,0 +1,181 @@
+"""The AKD loss: a criterion over student and Avatars, weighted by sigma."""
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..avatars import AvatarVariance
+from ..config import ConfigProblems, build
+from ..rng import mix_seed
+from .precision import float32
+
+
+@MODELS.register_module()
+class UncertaintyFeatureLoss(nn.Module):
+    r"""Avatar Knowledge Distillation (AKD, arXiv 2305.02722).
+
+    :math:`\frac{1}{K} \sum_k criterion(S / \sigma, A_k / \sigma)`, where the K Avatars
+    :math:`A_k = P(T; e_k)` are drawn afresh at each call, and sigma says how far they spread.
+
+    Works as a task's loss of :class:`mmakd.distillers.AvatarDistiller`, in an MMRazor config or
+    alone in any training loop. Avatars are drawn from a stream of their own.
+
+    The ablation of the method, as config: sigma only, ``perturb=False``; Avatars only,
+    ``uncertainty=None``; both, the default; neither, ``perturb=False, uncertainty=None``.
+
+    Args:
+        criterion (dict): Config of the base criterion, ``forward(preds_S, preds_T) -> scalar``.
+        perturbation (dict, optional): Config of what makes the Avatars. Defaults to
+            ``dict(type='DropoutPerturbation', drop_rate=0.1)``.
+        uncertainty (dict, optional): Config of what both maps are divided by. Defaults to
+            ``dict(type='AvatarVariance')``, the paper.
+        num_avatars (int): Number K >= 1 of Avatars. Defaults to 1.
+        perturb (bool): Whether the targets are the Avatars; False compares with the teacher's own
+            map. Defaults to True.
+        loss_weight (float): Factor on the loss. Defaults to 1.0.
+
+    Raises:
+        ConfigError: If a component cannot be built, ``num_avatars`` < 1, or sigma is asked for
+            without a perturbation.
+    """
+
+    def __init__(self,
+                 criterion: dict,
+                 perturbation: dict | None = dict(type='DropoutPerturbation', drop_rate=0.1),
+                 uncertainty: dict | None = dict(type='AvatarVariance'),
+                 num_avatars: int = 1,
+                 perturb: bool = True,
+                 loss_weight: float = 1.0) -> None:
+        super().__init__()
+        problems = ConfigProblems()
+        with problems.under('criterion'):
+            self.criterion = build(criterion)
+        self.perturbation = self.uncertainty = None
+        if perturbation is not None:
+            with problems.under('perturbation'):
+                self.perturbation = build(perturbation)
+        if uncertainty is not None:
+            with problems.under('uncertainty'):
+                # One for each level, added when a list of maps first shows how many there are.
+                self.uncertainty = nn.ModuleList([build(uncertainty)])
+            if perturbation is None and isinstance(
+                    next(iter(self.uncertainty or ()), None), AvatarVariance):
+                problems.add('perturbation=None: AvatarVariance measures the spread of Avatars; '
+                             'give a perturbation (perturb=False for sigma only) or set '
+                             'uncertainty=None')
+        if not isinstance(num_avatars, int) or num_avatars < 1:
+            problems.add(f'num_avatars={num_avatars!r}: must be an integer >= 1 (perturb=False '
+                         'compares with the teacher itself)')
+        if not isinstance(loss_weight, (int, float)):
+            problems.add(f'loss_weight={loss_weight!r}: must be a number')
+        problems.raise_if_any()
+        self.num_avatars = num_avatars
+        self.perturb = perturb and perturbation is not None
+        self.loss_weight = loss_weight
+        self.reseed(0)
+
+    def reseed(self, seed: int) -> None:
+        """Start a new stream of Avatars.
+
+        Args:
+            seed (int): Seed >= 0; the process's rank is mixed in.
+        """
+        self._seed = seed
+        self._num_calls = 0
+
+    @property
+    def sigma(self) -> list[Tensor]:
+        """list[Tensor]: sigma (1, C, 1, 1) of each level; empty where there is none."""
+        return [level.sigma for level in self.uncertainty or () if hasattr(level, 'sigma')]
+
+    @float32
+    def forward(self, preds_S: Tensor | Sequence[Tensor],
+                preds_T: Tensor | Sequence[Tensor]) -> Tensor:
+        """Compute the loss, summed over levels.
+
+        Args:
+            preds_S (Tensor | Sequence[Tensor]): Student map (N, C, H, W), vectors (N, C), or a
+                list of them, one a level.
+            preds_T (Tensor | Sequence[Tensor]): The teacher's, of the same shapes.
+
+        Returns:
+            Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the numbers of levels or the shapes differ.
+        """
+        maps_S = [preds_S] if isinstance(preds_S, Tensor) else preds_S
+        maps_T = [preds_T] if isinstance(preds_T, Tensor) else preds_T
+        if len(maps_S) != len(maps_T):
+            raise ValueError(f'{len(maps_S)} student maps, but {len(maps_T)} teacher maps')
+        for map_S, map_T in zip(maps_S, maps_T):
+            if map_S.shape != map_T.shape:
+                raise ValueError(f'student map {tuple(map_S.shape)}, but teacher map '
+                                 f'{tuple(map_T.shape)}')
+        self._add_levels(len(maps_T))
+        generator = torch.Generator(maps_T[0].device)
+        generator.manual_seed(mix_seed(self._seed, get_rank(), self._num_calls))
+        self._num_calls += 1
+        losses = [
+            self._level_loss(level, _as_map(map_S), _as_map(map_T.detach()), generator)
+            for level, (map_S, map_T) in enumerate(zip(maps_S, maps_T))
+        ]
+        return self.loss_weight * sum(losses)
+
+    def _level_loss(self, level: int, map_S: Tensor, map_T: Tensor,
+                    generator: torch.Generator) -> Tensor:
+        uncertainty = self.uncertainty[level] if self.uncertainty else None
+        with torch.no_grad():
+            sampled = getattr(uncertainty, 'estimator', None) == 'sampled'
+            draws: Iterable[Tensor] = ()
+            if self.perturb or sampled:
+                draws = (self.perturbation(map_T, generator) for _ in range(self.num_avatars))
+            if sampled:
+                draws = list(draws)
+            divide: Callable[[Tensor], Tensor] | None = None
+            if uncertainty is not None:
+                divide = uncertainty(map_T, self.perturbation, draws if sampled else ())
+        targets = draws if self.perturb else [map_T]
+        if divide is not None:
+            map_S = divide(map_S)
+            targets = map(divide, targets)
+        return self._mean_criterion(map_S, targets)
+
+    def _mean_criterion(self, map_S: Tensor, targets: Iterable[Tensor]) -> Tensor:
+        if not self.perturb or self.num_avatars == 1:
+            return self.criterion(map_S, next(iter(targets)))
+        if hasattr(self.criterion, 'forward_avatars'):
+            return self.criterion.forward_avatars(map_S, targets)
+        # Recomputed in the backward pass, so that memory does not grow with K student maps.
+        losses = [checkpoint(self.criterion, map_S, target, use_reentrant=False)
+                  for target in targets]
+        return sum(losses) / len(losses)
+
+    def _add_levels(self, number: int) -> None:
+        if self.uncertainty is not None:
+            while len(self.uncertainty) < number:
+                level = copy.deepcopy(self.uncertainty[0])
+                if hasattr(level, 'reset'):
+                    level.reset()
+                self.uncertainty.append(level)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        levels = {key[len(f'{prefix}uncertainty.'):].split('.')[0]
+                  for key in state_dict if key.startswith(f'{prefix}uncertainty.')}
+        self._add_levels(len(levels))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return (f'num_avatars={self.num_avatars}, perturb={self.perturb}, '
+                f'loss_weight={self.loss_weight}')
+
+
+def _as_map(feature: Tensor) -> Tensor:
+    """See vectors (N, C) as maps of one position."""
+    return feature[..., None, None] if feature.dim() == 2 else feature

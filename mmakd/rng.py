@@ -1,0 +1,37 @@
+"""Random streams of our own, apart from the global ones."""
+import random
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def preserve_rng() -> Iterator[None]:
+    """Leave the global streams of Python, NumPy and torch after the block as they were before.
+
+    What is built inside takes its first values from the same streams, so it is as reproducible
+    as the rest of the model.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def mix_seed(*parts: int | str) -> int:
+    """Mix numbers and names into one seed.
+
+    Args:
+        *parts (int | str): What the seed depends on, e.g. seed, rank, iteration, task name.
+
+    Returns:
+        int: A seed in [0, 2^63) in which every part makes a difference.
+    """
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,53 @@
+"""Packaging of mmakd."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read(name: str) -> str:
+    """Return the text of a file of the project, empty where it is absent."""
+    path = ROOT / name
+    return path.read_text(encoding='utf-8') if path.exists() else ''
+
+
+def version() -> str:
+    """Return the package's version without importing it."""
+    return re.findall(r"__version__ = '(.+)'", read('mmakd/version.py'))[0]
+
+
+setup(
+    name='mmakd',
+    version=version(),
+    description='Avatar Knowledge Distillation for MMDetection and MMSegmentation',
+    long_description=read('README.md'),
+    long_description_content_type='text/markdown',
+    author='The mmakd developers',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmakd', 'mmakd.*']),
+    python_requires='>=3.10',
+    # Neither torch nor a distribution of mmengine: two distributions provide the same modules, and
+    # pip would put one over the other. An extra or the user's own environment brings them.
+    install_requires=[],
+    extras_require={
+        'onedl': [
+            'onedl-mmengine>=0.10.8',
+            'onedl-mmcv>=2.3',
+            'onedl-mmdetection>=3.5',
+            'onedl-mmsegmentation>=1.4',
+        ],
+        'openmmlab': [
+            'mmengine>=0.10',
+            'mmcv>=2.0.0',
+            'mmdet>=3.3',
+            'mmsegmentation>=1.2',
+            'ftfy',  # mmsegmentation 1.2 imports these two and does not name them
+            'regex',
+        ],
+        'dev': ['hypothesis', 'mypy', 'pytest', 'ruff'],
+        'benchmark': ['matplotlib', 'mmrazor>=1.0'],
+    },
+)
