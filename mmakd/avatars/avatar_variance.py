@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..config import ConfigError
+from .perturbation import Perturbation
 
 
 @MODELS.register_module()
@@ -57,13 +58,13 @@ class AvatarVariance(nn.Module):
         """Tensor: The running sigma (1, C, 1, 1); NaN before the first training batch."""
         return (self.running_variance / self.running_weight + self.eps).sqrt().view(1, -1, 1, 1)
 
-    def forward(self, feature: Tensor, perturbation: nn.Module,
+    def forward(self, feature: Tensor, perturbation: Perturbation,
                 avatars: Sequence[Tensor] = ()) -> Callable[[Tensor], Tensor]:
         """Update sigma by a batch (in train mode only) and give the division by it.
 
         Args:
             feature (Tensor): Teacher map (N, C, H, W), float32.
-            perturbation (nn.Module): What makes the Avatars.
+            perturbation (Perturbation): What makes the Avatars.
             avatars (Sequence[Tensor]): The Avatars of the feature; needed by ``'sampled'`` only.
                 Defaults to ().
 
@@ -91,16 +92,19 @@ class AvatarVariance(nn.Module):
             weight = weight.view(1, -1, 1, 1)
         return weight.mul
 
-    def _batch_statistics(self, feature: Tensor, perturbation: nn.Module,
+    def _batch_statistics(self, feature: Tensor, perturbation: Perturbation,
                           avatars: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Average ``u`` and ``T^2`` per channel, two (C,) tensors, over the batch and the ranks."""
         if self.estimator == 'sampled':
-            spread = sum((avatar - feature).square_() for avatar in avatars) / len(avatars)
+            spread = torch.zeros_like(feature)
+            for avatar in avatars:
+                spread += (avatar - feature).square_() / len(avatars)
         else:
-            spread = perturbation.variance(feature)
-            if spread is None:
+            closed_form = perturbation.variance(feature)
+            if closed_form is None:
                 raise ValueError(f'{type(perturbation).__name__} has no closed form; '
                                  "set uncertainty.estimator='sampled'")
+            spread = closed_form
         spread = spread.expand(-1, feature.size(1), -1, -1)
         batch = torch.stack([spread.mean((0, 2, 3)), feature.square().mean((0, 2, 3))])
         if self.training:

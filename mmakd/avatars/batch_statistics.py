@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .perturbation import Perturbation
+
 
 @MODELS.register_module()
 class BatchStatistics(nn.Module):
@@ -23,13 +25,13 @@ class BatchStatistics(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, feature: Tensor, perturbation: nn.Module | None = None,
+    def forward(self, feature: Tensor, perturbation: Perturbation | None = None,
                 avatars: Sequence[Tensor] = ()) -> Callable[[Tensor], Tensor]:
         """Give the standardisation; the arguments are not needed, see :class:`AvatarVariance`.
 
         Args:
             feature (Tensor): Teacher map (N, C, H, W).
-            perturbation (nn.Module, optional): What makes the Avatars. Defaults to None.
+            perturbation (Perturbation, optional): What makes the Avatars. Defaults to None.
             avatars (Sequence[Tensor]): Avatars of the feature. Defaults to ().
 
         Returns:

@@ -8,19 +8,15 @@ from mmengine.dist import is_distributed
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..config import ConfigError, ConfigProblems, build
-from ..references import find_checkpoint, is_reference, resolve_model
+from ..config import ConfigProblems
 from ..rng import preserve_rng
-from .distill_task import DistillTask, task_taps
-from .taps import FeatureTaps, check_tap, forward_to_taps
+from .assembly import build_network, build_tasks, published_checkpoint, read_taps
+from .taps import FeatureTaps
 from .teacher import Teacher
 
 _PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
-# The image of the dry run: large enough for five FPN levels and for pyramid pooling.
-_DRY_RUN_SIZE = 128
 
 
 @MODELS.register_module()
@@ -38,7 +34,8 @@ class AvatarDistiller(BaseModel):
         teacher (str | dict): Likewise.
         distill (dict[str, dict]): Named tasks. A task has ``tap`` (a dotted module path, the same
             on both sides) or ``student_tap`` and ``teacher_tap``, and ``loss``; optional are
-            ``levels``, ``adapter`` and ``resize``; see :class:`DistillTask`.
+            ``levels``, ``adapter`` and ``resize``; see
+            :class:`mmakd.distillers.distill_task.DistillTask`.
         teacher_ckpt (str, optional): Path or URL of the teacher's weights; ``'auto'`` for those
             that the installed package's metafile names for a ``'mmdet::...'`` or ``'mmseg::...'``
             teacher; None for random weights. Loaded in :meth:`init_weights`. Defaults to
@@ -49,7 +46,7 @@ class AvatarDistiller(BaseModel):
             teacher's forward pass. Defaults to None, that of the student's step.
 
     Attributes:
-        student (nn.Module): The plain student.
+        student (BaseModel): The plain student.
         teacher (nn.Module): The frozen teacher.
         distiller (nn.ModuleDict): The tasks by name.
 
@@ -57,7 +54,7 @@ class AvatarDistiller(BaseModel):
         ConfigError: With all problems at once, if anything does not fit.
     """
 
-    student: nn.Module
+    student: BaseModel
 
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
                  teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
@@ -65,33 +62,35 @@ class AvatarDistiller(BaseModel):
         # Not BaseModel's: the data preprocessor is the student's.
         BaseModule.__init__(self)
         problems = ConfigProblems()
-        student_model = _build_model(student, 'student', problems)
-        with preserve_rng():
-            teacher_model = _build_model(teacher, 'teacher', problems)
-        if teacher_precision not in (None, *_PRECISIONS):
+        networks: list[BaseModel] = []
+        with problems.under('model.student'):
+            networks.append(build_network(student))
+        with problems.under('model.teacher'), preserve_rng():
+            networks.append(build_network(teacher))
+        if teacher_precision is not None and teacher_precision not in _PRECISIONS:
             problems.add(f'model.teacher_precision={teacher_precision!r}: must be None or one of '
                          f'{", ".join(_PRECISIONS)}')
         if teacher_ckpt == 'auto':
             with problems.under('model'):
-                teacher_ckpt = _auto_checkpoint(teacher)
+                teacher_ckpt = published_checkpoint(teacher)
         if not isinstance(distill, dict) or not distill:
             problems.add(f'model.distill={distill!r}: expected a dict of named tasks, e.g. '
                          "dict(fpn=dict(tap='neck', loss=dict(type=...)))")
-        if student_model is None or teacher_model is None or not isinstance(distill, dict):
-            problems.raise_if_any()
-        self._share_tables(student_model)
-        self._taps = _read_taps(distill, student_model, teacher_model, problems)
-        with preserve_rng():
-            self.distiller = _build_tasks(distill, self._taps, student_model, teacher_model,
-                                          problems)
+        elif len(networks) == 2:
+            self._taps = read_taps(distill, networks[0], networks[1], problems)
+            with preserve_rng():
+                tasks = build_tasks(distill, self._taps, networks[0], networks[1],
+                                    problems)
         problems.raise_if_any()
+        self._share_tables(networks[0])
+        self.distiller = tasks
         self._teacher = Teacher(
-            teacher_model, sorted({teacher_tap for _, teacher_tap in self._taps.values()}),
-            student_model.data_preprocessor, teacher_ckpt, teacher_strict,
-            _PRECISIONS.get(teacher_precision))
+            networks[1], sorted({teacher_tap for _, teacher_tap in self._taps.values()}),
+            networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
+            _PRECISIONS[teacher_precision] if teacher_precision else None)
         self.register_load_state_dict_post_hook(_accept_plain_student)
 
-    def _share_tables(self, student: nn.Module) -> None:
+    def _share_tables(self, student: BaseModel) -> None:
         # Parameters and buffers of the top level are one table with the student's. The table of
         # children is our own, since it holds ``distiller`` too; see add_module and __setattr__.
         object.__setattr__(self, 'student', student)
@@ -195,87 +194,7 @@ class AvatarDistiller(BaseModel):
         state_dict.update(theirs)
 
 
-def _build_model(cfg: str | dict, side: str, problems: ConfigProblems) -> nn.Module | None:
-    with problems.under(f'model.{side}'):
-        cfg = resolve_model(cfg)
-        try:
-            model = MODELS.build(cfg)
-        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f'type={cfg["type"]!r}: cannot be built: {error}') from error
-        if not isinstance(model, BaseModel):
-            raise ConfigError(f'type={cfg["type"]!r}: is no detector or segmentor (BaseModel)')
-        return model
-    return None
-
-
-def _auto_checkpoint(teacher: str | dict) -> str:
-    reference = teacher.get('cfg') if isinstance(teacher, dict) else teacher
-    if not is_reference(reference):
-        raise ConfigError("teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has "
-                          'published weights; give the path or the URL of a checkpoint')
-    return find_checkpoint(reference)
-
-
-def _read_taps(distill: dict[str, dict], student: nn.Module, teacher: nn.Module,
-               problems: ConfigProblems) -> dict[str, tuple[str, str]]:
-    """Collect (student tap, teacher tap) of every task whose taps exist."""
-    taps = {}
-    for name, cfg in distill.items():
-        number = len(problems.problems)
-        with problems.under(f'model.distill.{name}'):
-            if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
-                raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
-                                  'use; rename the task')
-            student_tap, teacher_tap = task_taps(cfg)
-        if len(problems.problems) > number:
-            continue
-        for model, side, tap in ((student, 'student', student_tap),
-                                 (teacher, 'teacher', teacher_tap)):
-            key = 'tap' if 'tap' in cfg else f'{side}_tap'
-            with problems.under(f'model.distill.{name}'):
-                check_tap(model, key, tap, side)
-        if len(problems.problems) == number:
-            taps[name] = (student_tap, teacher_tap)
-    return taps
-
-
-def _build_tasks(distill: dict[str, dict], taps: dict[str, tuple[str, str]], student: nn.Module,
-                 teacher: nn.Module, problems: ConfigProblems) -> nn.ModuleDict:
-    """Find channels and levels by one dry run of both networks, and build the tasks."""
-    tasks = nn.ModuleDict()
-    student_maps = _dry_run(student, {pair[0] for pair in taps.values()})
-    teacher_maps = _dry_run(teacher, {pair[1] for pair in taps.values()})
-    for name in sorted(set(distill) - set(taps), key=str):
-        # Not comparable yet, but its loss may be wrong as well.
-        with problems.under(f'model.distill.{name}.loss'):
-            if isinstance(distill[name], dict) and 'loss' in distill[name]:
-                build(distill[name]['loss'])
-    for name, (student_tap, teacher_tap) in taps.items():
-        with problems.under(f'model.distill.{name}'):
-            options = {key: value for key, value in distill[name].items()
-                       if key not in ('tap', 'student_tap', 'teacher_tap')}
-            tasks[name] = DistillTask(name, student_maps[student_tap], teacher_maps[teacher_tap],
-                                      **options)
-    return tasks
-
-
-@torch.no_grad()
-def _dry_run(model: nn.Module, taps: set[str]) -> dict[str, list[Tensor]]:
-    if not taps:
-        return {}
-    size = (_DRY_RUN_SIZE, _DRY_RUN_SIZE)
-    sample = BaseDataElement(metainfo=dict(
-        ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
-        scale_factor=(1.0, 1.0)))
-    training = model.training
-    model.eval()
-    with FeatureTaps(model, taps) as recorded:
-        forward_to_taps(model, taps, torch.zeros(1, 3, *size), [sample])
-    model.train(training)
-    return recorded.features
-
-
-def _no_loss(task: DistillTask, inputs: Tensor) -> Tensor:
+def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
     """Give zero, without any part in the student's gradient."""
     zero = inputs.new_zeros((), dtype=torch.float32)
     if is_distributed():
@@ -287,7 +206,8 @@ def _no_loss(task: DistillTask, inputs: Tensor) -> Tensor:
 
 def _check_finite(sides: dict[str, dict[str, list[Tensor]]]) -> None:
     """Stop at a NaN or an infinity before it reaches sigma or the student's weights."""
-    places, extremes = [], []
+    places: list[tuple[str, str, int]] = []
+    extremes: list[Tensor] = []
     for side, features in sides.items():
         for tap, maps in features.items():
             for level, feature in enumerate(maps):
@@ -301,7 +221,7 @@ def _check_finite(sides: dict[str, dict[str, list[Tensor]]]) -> None:
                       for (side, tap, level), good in zip(places, finite.tolist()) if not good)
     raise FloatingPointError(
         f'not finite at iteration {iteration}: {wrong}. For the student, lower the learning rate '
-        "or clip gradients; for the teacher, check teacher_ckpt and teacher_precision")
+        'or clip gradients; for the teacher, check teacher_ckpt and teacher_precision')
 
 
 def _accept_plain_student(model: nn.Module, incompatible_keys: Any) -> None:

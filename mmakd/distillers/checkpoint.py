@@ -38,8 +38,8 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
                   if not name.startswith('distiller.')}
     problem = _mismatch(model, state_dict)
     if problem:
-        message = (f'{key}: does not fit the teacher ({type(model).__name__}): {problem}. Name the '
-                   'checkpoint of this very config')
+        message = (f'{key}: does not fit the teacher ({type(model).__name__}): {problem}. Name '
+                   'the checkpoint of this very config')
         if strict:
             raise ConfigError(f'{message}, or set teacher_strict=False to load what fits')
         print_log(message, 'current', level=30)
@@ -125,6 +125,9 @@ def _mismatch(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> str:
             for name in own if name in state_dict and own[name].shape != state_dict[name].shape
         ]
     }
-    return '; '.join(
-        f'{len(names)} keys {what}: {", ".join(names[:_SHOWN_KEYS])}'
-        f'{", ..." if len(names) > _SHOWN_KEYS else ""}' for what, names in groups.items() if names)
+    return '; '.join(f'{len(names)} keys {what}: {_shorten(names)}'
+                     for what, names in groups.items() if names)
+
+
+def _shorten(names: list[str]) -> str:
+    return ', '.join(names[:_SHOWN_KEYS] + ['...'] * (len(names) > _SHOWN_KEYS))

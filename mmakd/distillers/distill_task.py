@@ -1,11 +1,13 @@
 """One distillation task: what is compared, where, and how."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ConfigError, ConfigProblems, build, suggest
+from ..losses import UncertaintyFeatureLoss
 from ..losses.precision import float32
 from ..rng import mix_seed
 
@@ -75,8 +77,9 @@ class DistillTask(nn.Module):
         problems.raise_if_any()
         for level, (student_map, teacher_map) in enumerate(pairs):
             self._try(level, student_map, teacher_map)
-            if hasattr(self.losses[level], 'reseed'):
-                self.losses[level].reseed(mix_seed(name, level))
+        for level, level_loss in enumerate(self.losses):
+            if isinstance(level_loss, UncertaintyFeatureLoss):
+                level_loss.reseed(mix_seed(name, level))
 
     @property
     def loss_weight(self) -> float:
@@ -97,7 +100,8 @@ class DistillTask(nn.Module):
             ConfigError: If the taps give unlike numbers of maps, or maps of unlike sizes.
         """
         pairs = zip(*self._select(student_maps, teacher_maps))
-        return sum(self._level_loss(level, *pair) for level, pair in enumerate(pairs))
+        losses = [self._level_loss(level, *pair) for level, pair in enumerate(pairs)]
+        return torch.stack(losses).sum()
 
     def _select(self, student_maps: Sequence[Tensor],
                 teacher_maps: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
@@ -153,7 +157,7 @@ def _in_float32(loss: nn.Module, student_map: Tensor, teacher_map: Tensor) -> Te
     return loss(student_map, teacher_map)
 
 
-def _build_adapter(cfg: dict | str | None, student_map: Tensor, teacher_map: Tensor) -> nn.Module:
+def _build_adapter(cfg: Any, student_map: Tensor, teacher_map: Tensor) -> nn.Module:
     channels = student_map.size(1), teacher_map.size(1)
     if cfg == 'auto':
         cfg = None if channels[0] == channels[1] else dict(type='ConvAdapter')

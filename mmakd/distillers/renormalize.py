@@ -1,9 +1,11 @@
 """From the student's image normalisation to the teacher's."""
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 
-def _affine(preprocessor: nn.Module) -> tuple[Tensor | float, Tensor | float]:
+def _affine(preprocessor: Any) -> tuple[Tensor | float, Tensor | float]:
     if getattr(preprocessor, '_enable_normalize', False):
         return preprocessor.mean, preprocessor.std
     return 0., 1.

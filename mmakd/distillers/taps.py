@@ -77,12 +77,12 @@ def check_tap(model: nn.Module, key: str, tap: Any, side: str) -> None:
                           f'module; {suggest(tap, filter(None, names))}')
 
 
-def forward_to_taps(model: nn.Module, taps: Iterable[str], inputs: Tensor,
+def forward_to_taps(model: Any, taps: Iterable[str], inputs: Tensor,
                     data_samples: list | None) -> None:
     """Run a network no further than the stage of its deepest tap.
 
     Args:
-        model (nn.Module): A detector or a segmentor.
+        model (BaseModel): A detector or a segmentor.
         taps (Iterable[str]): Dotted paths of modules.
         inputs (Tensor): Normalised images (N, 3, H, W).
         data_samples (list, optional): Their data samples, which some heads need.

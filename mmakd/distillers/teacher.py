@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from .checkpoint import load_teacher_checkpoint
@@ -19,7 +20,7 @@ class Teacher:
     buckets, and shared, not copied, by ``deepcopy`` (as in EMAHook).
 
     Args:
-        network (nn.Module): The detector or segmentor.
+        network (BaseModel): The detector or segmentor.
         taps (Sequence[str]): Where features are read.
         student_preprocessor (nn.Module): The student's ``data_preprocessor``, whose images the
             teacher receives.
@@ -29,7 +30,7 @@ class Teacher:
             None follows the student's step.
     """
 
-    def __init__(self, network: nn.Module, taps: Sequence[str], student_preprocessor: nn.Module,
+    def __init__(self, network: BaseModel, taps: Sequence[str], student_preprocessor: nn.Module,
                  checkpoint: str | None, strict: bool, precision: torch.dtype | None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.taps = taps

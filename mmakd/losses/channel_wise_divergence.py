@@ -1,6 +1,7 @@
 """Channel-wise knowledge distillation."""
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -61,11 +62,13 @@ class ChannelWiseDivergence(nn.Module):
         """
         log_student = self._log_softmax(preds_S)
         detached = log_student.detach()
-        value, soft_map, count = 0., 0., 0
-        for count, avatar in enumerate(avatars, 1):
+        value, soft_map = detached.new_zeros(()), torch.zeros_like(detached)
+        count = 0
+        for avatar in avatars:
+            count += 1
             log_avatar = self._log_softmax(avatar)
-            value = value + F.kl_div(detached, log_avatar, reduction='sum', log_target=True)
-            soft_map = soft_map + log_avatar.exp_()
+            value += F.kl_div(detached, log_avatar, reduction='sum', log_target=True)
+            soft_map += log_avatar.exp_()
         # The second term is zero in value and carries the gradient.
         divergence = value + (soft_map * (detached - log_student)).sum()
         return self._scale(preds_S) / count * divergence

@@ -1,6 +1,7 @@
 """Mean squared difference of features."""
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -47,9 +48,11 @@ class FeatureMSELoss(nn.Module):
             Tensor: Scalar, the mean of ``forward(preds_S, avatar)``.
         """
         detached = preds_S.detach()
-        value, mean, count = 0., 0., 0
-        for count, avatar in enumerate(avatars, 1):
-            value = value + F.mse_loss(detached, avatar)
-            mean = mean + avatar
+        value, mean = detached.new_zeros(()), torch.zeros_like(detached)
+        count = 0
+        for avatar in avatars:
+            count += 1
+            value += F.mse_loss(detached, avatar)
+            mean += avatar
         loss = F.mse_loss(preds_S, mean / count)
         return self.loss_weight * (value / count + loss - loss.detach())

@@ -1,7 +1,7 @@
 """The AKD loss: a criterion over student and Avatars, weighted by sigma."""
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from mmengine.dist import get_rank
@@ -9,10 +9,18 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..avatars import AvatarVariance
+from ..avatars import AvatarVariance, Perturbation
 from ..config import ConfigProblems, build
 from ..rng import mix_seed
 from .precision import float32
+
+
+@runtime_checkable
+class AvatarCriterion(Protocol):
+    """A criterion that knows its mean over several targets at the memory of one."""
+
+    def forward_avatars(self, preds_S: Tensor, avatars: Iterable[Tensor]) -> Tensor:
+        """Compute the mean of ``forward(preds_S, avatar)``, consuming the avatars one by one."""
 
 
 @MODELS.register_module()
@@ -46,8 +54,8 @@ class UncertaintyFeatureLoss(nn.Module):
 
     def __init__(self,
                  criterion: dict,
-                 perturbation: dict | None = dict(type='DropoutPerturbation', drop_rate=0.1),
-                 uncertainty: dict | None = dict(type='AvatarVariance'),
+                 perturbation: dict | None = dict(type='DropoutPerturbation', drop_rate=0.1),  # noqa: B006
+                 uncertainty: dict | None = dict(type='AvatarVariance'),  # noqa: B006
                  num_avatars: int = 1,
                  perturb: bool = True,
                  loss_weight: float = 1.0) -> None:
@@ -55,7 +63,8 @@ class UncertaintyFeatureLoss(nn.Module):
         problems = ConfigProblems()
         with problems.under('criterion'):
             self.criterion = build(criterion)
-        self.perturbation = self.uncertainty = None
+        self.perturbation: Perturbation | None = None
+        self.uncertainty: nn.ModuleList | None = None
         if perturbation is not None:
             with problems.under('perturbation'):
                 self.perturbation = build(perturbation)
@@ -91,7 +100,8 @@ class UncertaintyFeatureLoss(nn.Module):
     @property
     def sigma(self) -> list[Tensor]:
         """list[Tensor]: sigma (1, C, 1, 1) of each level; empty where there is none."""
-        return [level.sigma for level in self.uncertainty or () if hasattr(level, 'sigma')]
+        return [level.sigma for level in self.uncertainty or ()
+                if isinstance(level, AvatarVariance)]
 
     @float32
     def forward(self, preds_S: Tensor | Sequence[Tensor],
@@ -125,21 +135,22 @@ class UncertaintyFeatureLoss(nn.Module):
             self._level_loss(level, _as_map(map_S), _as_map(map_T.detach()), generator)
             for level, (map_S, map_T) in enumerate(zip(maps_S, maps_T))
         ]
-        return self.loss_weight * sum(losses)
+        return self.loss_weight * torch.stack(losses).sum()
 
     def _level_loss(self, level: int, map_S: Tensor, map_T: Tensor,
                     generator: torch.Generator) -> Tensor:
         uncertainty = self.uncertainty[level] if self.uncertainty else None
         with torch.no_grad():
-            sampled = getattr(uncertainty, 'estimator', None) == 'sampled'
             draws: Iterable[Tensor] = ()
-            if self.perturb or sampled:
-                draws = (self.perturbation(map_T, generator) for _ in range(self.num_avatars))
-            if sampled:
-                draws = list(draws)
+            if self.perturbation is not None:
+                perturb = self.perturbation
+                draws = (perturb(map_T, generator) for _ in range(self.num_avatars))
+            measured: Sequence[Tensor] = ()
+            if isinstance(uncertainty, AvatarVariance) and uncertainty.estimator == 'sampled':
+                draws = measured = list(draws)
             divide: Callable[[Tensor], Tensor] | None = None
             if uncertainty is not None:
-                divide = uncertainty(map_T, self.perturbation, draws if sampled else ())
+                divide = uncertainty(map_T, self.perturbation, measured)
         targets = draws if self.perturb else [map_T]
         if divide is not None:
             map_S = divide(map_S)
@@ -149,18 +160,18 @@ class UncertaintyFeatureLoss(nn.Module):
     def _mean_criterion(self, map_S: Tensor, targets: Iterable[Tensor]) -> Tensor:
         if not self.perturb or self.num_avatars == 1:
             return self.criterion(map_S, next(iter(targets)))
-        if hasattr(self.criterion, 'forward_avatars'):
+        if isinstance(self.criterion, AvatarCriterion):
             return self.criterion.forward_avatars(map_S, targets)
         # Recomputed in the backward pass, so that memory does not grow with K student maps.
         losses = [checkpoint(self.criterion, map_S, target, use_reentrant=False)
                   for target in targets]
-        return sum(losses) / len(losses)
+        return torch.stack(losses).mean()
 
     def _add_levels(self, number: int) -> None:
         if self.uncertainty is not None:
             while len(self.uncertainty) < number:
                 level = copy.deepcopy(self.uncertainty[0])
-                if hasattr(level, 'reset'):
+                if isinstance(level, AvatarVariance):
                     level.reset()
                 self.uncertainty.append(level)
 
