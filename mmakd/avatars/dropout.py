@@ -31,8 +31,9 @@ class DropoutPerturbation(Perturbation):
         """float: The rate in force, ``drop_rate * strength``."""
         rate = self.drop_rate * self.strength
         if not 0 <= rate < 1:
-            raise ValueError(f'drop_rate={self.drop_rate} times strength={self.strength} is {rate}, '
-                             'outside [0, 1); lower drop_rate or the schedule of PerturbationHook')
+            raise ValueError(f'drop_rate={self.drop_rate} times strength={self.strength} is '
+                             f'{rate}, outside [0, 1); lower drop_rate or the schedule of '
+                             'PerturbationHook')
         return rate
 
     def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:

@@ -107,8 +107,9 @@ class DistillTask(nn.Module):
                 teacher_maps: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         for side, maps in ('student', student_maps), ('teacher', teacher_maps):
             if not maps:
-                raise ConfigError(f'tap: the {side} gives no map there; the module is not run up '
-                                  'to this stage, or does not return tensors')
+                raise ConfigError(f'tap: the {side} gives no map there; the module returns no '
+                                  'tensors, or is not called (heads are run by their forward '
+                                  'method: tap a layer inside, e.g. bbox_head.retina_cls)')
         if len(student_maps) != len(teacher_maps) and self.levels is None:
             raise ConfigError(
                 f'tap: the student gives {len(student_maps)} maps, the teacher '

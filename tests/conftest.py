@@ -1,0 +1,108 @@
+"""Real runs in the small: shapes of 64x64, a few images, the toy configs."""
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.runner import Runner
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+TOY = {'det': 'configs/det/toy/{}_retinanet_shapes.py',
+       'seg': 'configs/seg/toy/{}_pspnet_shapes.py'}
+_run_numbers = itertools.count()
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which ``data/shapes`` lies."""
+    from make_shapes import make_shapes
+    folder = tmp_path_factory.mktemp('shapes')
+    make_shapes(folder / 'data' / 'shapes', size=(64, 64), count=(16, 8), seed=0)
+    return folder
+
+
+@pytest.fixture
+def workspace(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory that holds the data, as a user's would."""
+    (tmp_path / 'data').symlink_to(shapes / 'data')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def toy(workspace: Path) -> Callable[..., Config]:
+    """Load a toy config, shortened to a few iterations: ``toy('det', 'akd-cwd', **changes)``."""
+
+    def load(task: str, name: str, iters: int = 4, **changes: object) -> Config:
+        cfg = Config.fromfile(ROOT / TOY[task].format(name))
+        cfg.work_dir = str(workspace / 'work' / f'{task}_{name}')
+        cfg.experiment_name = f'{task}_{name}_{next(_run_numbers)}'
+        cfg.train_dataloader.batch_size = 4
+        cfg.default_hooks.logger.interval = 1
+        if task == 'det':
+            # Four iterations make an epoch of the 16 images.
+            cfg.train_cfg.update(max_epochs=iters // 4, val_interval=iters // 4)
+        else:
+            cfg.train_cfg.update(max_iters=iters, val_interval=iters)
+            cfg.default_hooks.checkpoint.interval = iters
+        if 'teacher_ckpt' in cfg.model:
+            cfg.model.teacher_ckpt = None
+        cfg.merge_from_dict(changes)
+        return cfg
+
+    return load
+
+
+@pytest.fixture
+def model(toy: Callable[..., Config]) -> Callable[..., torch.nn.Module]:
+    """Build the model of a toy config: ``model('det', 'akd-cwd', **changes)``."""
+
+    def build(task: str, name: str = 'akd-cwd', **changes: object) -> torch.nn.Module:
+        cfg = toy(task, name, **changes)
+        init_default_scope(cfg.default_scope)
+        torch.manual_seed(0)
+        return MODELS.build(cfg.model)
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def _default_scope():
+    """Forget the scope that a test set."""
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def train() -> Callable[[Config], Runner]:
+    """Train with a real Runner: ``runner = train(cfg)``."""
+
+    def run(cfg: Config) -> Runner:
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner
+
+    return run
+
+
+@pytest.fixture
+def script(workspace: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command in the workspace; on failure show its output."""
+
+    def run(*command: object, check: bool = True) -> subprocess.CompletedProcess:
+        env = dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable)
+        done = subprocess.run([str(part) for part in command], cwd=workspace, env=env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert not check or done.returncode == 0, done.stdout[-5000:]
+        return done
+
+    return run

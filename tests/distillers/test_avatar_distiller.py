@@ -1,0 +1,283 @@
+"""The distiller as a model: names, modes, numbers and errors."""
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
+
+from mmakd.config import ConfigError
+
+FPN = 'model.distill.fpn.'
+
+
+def batch(size=64, number=2):
+    """Images and data samples for ``mode='loss'`` of the toy detector."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+    torch.manual_seed(1)
+    samples = []
+    for _ in range(number):
+        shape = (size, size)
+        sample = DetDataSample(metainfo=dict(img_shape=shape, pad_shape=shape,
+                                             batch_input_shape=shape, scale_factor=(1., 1.)))
+        sample.gt_instances = InstanceData(bboxes=torch.tensor([[8., 8., 40., 40.]]),
+                                           labels=torch.tensor([1]))
+        samples.append(sample)
+    return torch.randn(number, 3, size, size), samples
+
+
+def test_names_are_the_students(model):
+    for task in ('det', 'seg'):
+        student, distiller = model(task, 'student'), model(task)
+        names = [name for name, _ in distiller.named_parameters()]
+        plain = [name for name, _ in student.named_parameters()]
+        assert names[:len(plain)] == plain
+        assert all(name.startswith('distiller.') for name in names[len(plain):])
+        assert distiller.backbone is distiller.student.backbone
+        assert list(distiller.student.state_dict()) == list(student.state_dict())
+        assert distiller.with_neck == student.with_neck
+
+
+def test_paramwise_cfg_of_the_student_applies(toy):
+    groups = {}
+    for name in ('student', 'akd-cwd'):
+        cfg = toy('det', name)
+        init_default_scope('mmdet')
+        wrapper = build_optim_wrapper(MODELS.build(cfg.model), dict(
+            optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1),
+            paramwise_cfg=dict(norm_decay_mult=0, custom_keys={'backbone': dict(lr_mult=0.1)})))
+        groups[name] = [(group['lr'], group['weight_decay'], [p.shape for p in group['params']])
+                        for group in wrapper.param_groups]
+    # The last group is a placeholder of OptimWrapper's own.
+    number = len(groups['student']) - 1
+    assert groups['akd-cwd'][:number] == groups['student'][:number]
+    assert len(groups['akd-cwd']) > number + 1
+
+
+def test_teacher_is_no_part_of_the_model(model):
+    distiller = model('det')
+    teacher = {id(parameter) for parameter in distiller.teacher.parameters()}
+    assert teacher
+    assert not teacher & {id(parameter) for parameter in distiller.parameters()}
+    assert distiller.teacher not in set(distiller.modules())
+    assert not any('teacher' in key for key in distiller.state_dict())
+    optimizer = build_optim_wrapper(distiller, dict(optimizer=dict(type='SGD', lr=1.0)))
+    assert not teacher & {id(p) for group in optimizer.param_groups for p in group['params']}
+    assert not any(p.requires_grad for p in distiller.teacher.parameters())
+
+
+def test_modes(model):
+    distiller = model('det')
+    for mode in (True, False, True):
+        distiller.train(mode)
+        assert all(module.training == mode for module in distiller.modules())
+        assert distiller.student.training == mode
+        assert not any(module.training for module in distiller.teacher.modules())
+
+
+def test_deepcopy_shares_the_teacher_and_nothing_else(model):
+    distiller = model('det')
+    twin = copy.deepcopy(distiller)
+    assert twin.teacher is distiller.teacher
+    shared = {id(p) for p in distiller.parameters()} & {id(p) for p in twin.parameters()}
+    assert not shared
+    assert twin.student.backbone is twin.backbone
+    assert twin.student._parameters is twin._parameters
+    average = ExponentialMovingAverage(distiller)
+    average.update_parameters(distiller)
+    assert average.module.teacher is distiller.teacher
+
+
+def test_moves_and_casts_take_the_teacher_along(model):
+    distiller = model('det')
+    weight = distiller.teacher.backbone.conv1.weight
+    before = weight.detach().clone()
+    distiller.to(torch.float64)
+    assert {p.dtype for p in distiller.parameters()} == {torch.float64}
+    assert {p.dtype for p in distiller.teacher.parameters()} == {torch.float64}
+    distiller.float()
+    assert torch.equal(distiller.teacher.backbone.conv1.weight, before)
+    distiller.to('meta')
+    assert {p.device.type for p in distiller.teacher.parameters()} == {'meta'}
+    assert distiller.student.backbone.conv1.weight.device.type == 'meta'
+
+
+def test_replaced_children_reach_the_student(model):
+    distiller = model('det')
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
+    assert isinstance(converted.student.backbone.bn1, torch.nn.SyncBatchNorm)
+    reverted = revert_sync_batchnorm(converted)
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm)
+                   for module in reverted.student.modules())
+    reverted.neck = torch.nn.Identity()
+    assert reverted.student.neck is reverted.neck
+    reverted.add_module('neck', torch.nn.ReLU())
+    assert reverted.student.neck is reverted.neck
+
+
+def test_global_streams_are_those_of_the_plain_student(toy):
+    def streams():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    after = {}
+    for name in ('student', 'akd-cwd'):
+        cfg = toy('seg', name)
+        init_default_scope('mmseg')
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        network = MODELS.build(cfg.model)
+        network.init_weights()
+        after[name] = streams(), network.backbone.stem[0].weight
+    assert after['student'][0] == after['akd-cwd'][0]
+    assert torch.equal(after['student'][1], after['akd-cwd'][1])
+
+
+def test_a_step_leaves_the_global_stream_to_the_student(toy):
+    """The shapes' RetinaNet draws nothing itself, so the stream must not move at all."""
+    init_default_scope('mmdet')
+    distiller = MODELS.build(toy('det', 'akd-cwd').model)
+    state = torch.get_rng_state()
+    inputs, samples = batch()
+    torch.set_rng_state(state)
+    distiller(inputs, samples, mode='loss')
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_losses_keep_their_names(model):
+    student, distiller = model('det', 'student'), model('det')
+    inputs, samples = batch()
+    plain, ours = (network(inputs, samples, mode='loss') for network in (student, distiller))
+    assert set(ours) == {*plain, 'distill.loss_fpn'}
+    assert ours['distill.loss_fpn'].dim() == 0
+    assert ours['distill.loss_fpn'].dtype == torch.float32
+
+
+def test_other_modes_are_the_students(model):
+    distiller = model('det').eval()
+    inputs, samples = batch()
+    with torch.no_grad():
+        for mine, theirs in zip(distiller(inputs, mode='tensor'),
+                                distiller.student(inputs, mode='tensor')):
+            assert all(torch.equal(a, b) for a, b in zip(mine, theirs))
+        assert len(distiller(inputs, samples, mode='predict')) == 2
+
+
+def test_gradient_reaches_student_and_adapter(model):
+    distiller = model('det')
+    inputs, samples = batch()
+    distiller(inputs, samples, mode='loss')['distill.loss_fpn'].backward()
+    assert distiller.backbone.conv1.weight.grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for p in distiller.distiller.parameters())
+    assert all(p.grad is None for p in distiller.teacher.parameters())
+    assert all(p.grad is None for p in distiller.bbox_head.parameters())
+
+
+def test_no_hook_is_left_behind(model):
+    distiller = model('det')
+    distiller(*batch(), mode='loss')
+    for network in (distiller, distiller.teacher):
+        assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_loss_is_float32_under_autocast(model):
+    distiller = model('det')
+    inputs, samples = batch()
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = distiller(inputs, samples, mode='loss')
+    assert losses['distill.loss_fpn'].dtype == torch.float32
+    assert losses['distill.loss_fpn'].isfinite()
+
+
+@pytest.mark.parametrize('side', ['student', 'teacher'])
+def test_non_finite_feature_names_tap_side_and_level(model, side):
+    distiller = model('det')
+    network = getattr(distiller, side)
+    with torch.no_grad():
+        network.neck.fpn_convs[1].conv.weight.fill_(float('nan'))
+        network.neck.fpn_convs[1].bn.running_mean.fill_(float('inf'))
+    sigma = distiller.distiller['fpn'].losses[0].uncertainty[0].running_weight
+    with pytest.raises(FloatingPointError, match=rf"the {side}'s tap 'neck' \(map 1\)") as caught:
+        distiller(*batch(), mode='loss')
+    assert 'iteration' in str(caught.value)
+    assert sigma == 0
+
+
+@pytest.mark.parametrize(('changes', 'problems'), [
+    ({'distill.fpn.tap': 'nek'}, [FPN + "tap='nek'", "did you mean 'neck'"]),
+    ({'distill.fpn.tap': 'bbox_head.retina_rge'}, ["'bbox_head.retina_reg'"]),
+    ({'distill.fpn.levels': [0, 7]}, [FPN + 'levels=[0, 7]', 'below 3']),
+    ({'distill.fpn.adapter': None}, [FPN + 'adapter', '32 channels', '64', "adapter='auto'"]),
+    ({'distill.fpn.adapter': dict(type='ConvAdapter', out_channels=5)},
+     [FPN + 'adapter', '5 channels', '64']),
+    ({'distill.fpn.adaptor': 'auto'}, [FPN + 'adaptor', "did you mean 'adapter'"]),
+    ({'distill.fpn.loss.perturbation.drop_rate': 1.0},
+     [FPN + 'loss.perturbation.drop_rate=1.0', '[0, 1)']),
+    ({'distill.fpn.loss.num_avatars': 0}, [FPN + 'loss.num_avatars=0', '>= 1']),
+    ({'distill.fpn.loss.criterion.type': 'ChannelDivergence'},
+     [FPN + "loss.criterion.type='ChannelDivergence'", "'ChannelWiseDivergence'"]),
+    ({'distill.fpn.loss.criterion.tua': 2}, [FPN + 'loss.criterion.tua=2', "'tau'"]),
+    ({'teacher_ckpt': 'auto'}, ["model.teacher_ckpt='auto'", 'path or the URL']),
+    ({'teacher_precision': 'fp16'}, ["model.teacher_precision='fp16'", 'float16']),
+    ({'teacher': 'nowhere.py'}, ["model.teacher.cfg='nowhere.py'", 'no such config file']),
+    ({'student.backbone.depth': 17}, ['model.student.type', '17']),
+    ({'distill': {}, '_delete': True}, ['model.distill={}']),
+])
+def test_errors_name_the_key_and_the_fix(toy, changes, problems):
+    cfg = toy('det', 'akd-cwd')
+    if changes.pop('_delete', False):
+        cfg.model.distill = {}
+    cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
+    init_default_scope('mmdet')
+    with pytest.raises(ConfigError) as caught:
+        MODELS.build(cfg.model)
+    for problem in problems:
+        assert problem in str(caught.value)
+
+
+def test_unequal_numbers_of_maps(toy):
+    cfg = toy('det', 'akd-cwd')
+    cfg.model.distill = dict(both=dict(student_tap='neck', teacher_tap='backbone',
+                                       loss=dict(type='FeatureMSELoss')))
+    init_default_scope('mmdet')
+    with pytest.raises(ConfigError, match=r'model\.distill\.both\.tap: .* 3 maps, .* 4'):
+        MODELS.build(cfg.model)
+    cfg.model.distill.both.update(levels=[0], resize=False)
+    with pytest.raises(ConfigError, match=r'model\.distill\.both\.resize=False: .*resize=True'):
+        MODELS.build(cfg.model)
+    cfg.model.distill.both.resize = True
+    MODELS.build(cfg.model)(*batch(), mode='loss')
+
+
+def test_several_mistakes_come_together(toy):
+    cfg = toy('det', 'akd-cwd', **{
+        FPN + 'tap': 'nek', FPN + 'loss.num_avatars': 0, FPN + 'loss.criterion.tau': -1,
+        'model.teacher_precision': 'half'})
+    init_default_scope('mmdet')
+    with pytest.raises(ConfigError) as caught:
+        MODELS.build(cfg.model)
+    for key in ("tap='nek'", 'num_avatars=0', 'criterion.tau=-1', "teacher_precision='half'"):
+        assert key in str(caught.value)
+
+
+@pytest.mark.parametrize('loss', [
+    dict(type='mmdet.L1Loss', loss_weight=0.5), dict(type='FeatureMSELoss'),
+    dict(type='UncertaintyFeatureLoss', criterion=dict(type='mmdet.SmoothL1Loss'), num_avatars=2)])
+@pytest.mark.parametrize('tap', ['backbone', 'backbone.layer4', 'bbox_head.retina_cls'])
+def test_any_tap_and_any_loss(toy, loss, tap):
+    cfg = toy('det', 'akd-cwd')
+    cfg.model.distill = dict(any=dict(tap=tap, loss=loss))
+    init_default_scope('mmdet')
+    loss = MODELS.build(cfg.model)(*batch(), mode='loss')['distill.loss_any']
+    assert loss > 0
+    loss.backward()
+
+
+def test_data_samples_may_carry_no_shape(model):
+    distiller = model('seg')
+    features = distiller._teacher.features(torch.randn(1, 3, 64, 64), [BaseDataElement()],
+                                           distiller.data_preprocessor)
+    assert set(features) == {'decode_head.conv_seg'}

@@ -1,0 +1,77 @@
+"""tools/train.py and tools/test.py as a user calls them."""
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+TRAIN, TEST = ROOT / 'tools/train.py', ROOT / 'tools/test.py'
+TOY = ROOT / 'configs/det/toy/akd-cwd_retinanet_shapes.py'
+SEG = ROOT / 'configs/seg/toy/akd-cwd_pspnet_shapes.py'
+SHORT = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+SEG_SHORT = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+NO_TEACHER = 'model.teacher_ckpt=None'
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+@pytest.mark.parametrize(('options', 'problems'), [
+    (['model.distill.fpn.tap=nek', 'model.distill.fpn.loss.num_avatars=0'],
+     ['3 problems in the config', "tap='nek'", "did you mean 'neck'", 'num_avatars=0']),
+    (['model.teacher_ckpt=nowhere.pth'], ["model.teacher_ckpt='nowhere.pth'", 'no such file']),
+    (['train_dataloader.dataset.data_root=nowhere'],
+     ["train_dataloader.dataset.ann_file='nowhere/annotations/instances_train.json'"]),
+    ([NO_TEACHER, 'custom_hooks.0.mode=linaer'],
+     ["custom_hooks.PerturbationHook.mode='linaer'", "did you mean 'linear'"]),
+])
+def test_a_wrong_config_gives_one_message(workspace, script, options, problems):
+    done = script(sys.executable, TRAIN, TOY, '--work-dir', 'run', '--cfg-options', *options,
+                  check=False)
+    assert done.returncode == 1
+    assert 'Traceback' not in done.stdout
+    for problem in problems:
+        assert problem in done.stdout
+    assert not list(workspace.rglob('*.pth'))
+
+
+def test_a_failed_start_keeps_what_is_there(workspace, script):
+    (workspace / 'run').mkdir()
+    for name in ('epoch_1.pth', 'last_checkpoint'):
+        (workspace / 'run' / name).write_text('mine')
+    script(sys.executable, TRAIN, TOY, '--work-dir', 'run', '--cfg-options',
+           'model.teacher_ckpt=nowhere.pth', check=False)
+    for name in ('epoch_1.pth', 'last_checkpoint'):
+        assert (workspace / 'run' / name).read_text() == 'mine'
+
+
+def test_missing_shapes_say_how_to_draw_them(workspace, script):
+    (workspace / 'data').unlink()
+    done = script(sys.executable, TRAIN, SEG, check=False)
+    assert done.returncode == 1
+    assert 'train_dataloader.dataset.data_prefix.img_path' in done.stdout
+    assert 'python tools/make_shapes.py' in done.stdout
+
+
+def test_amp_and_auto_scale_lr(workspace, script):
+    done = script(sys.executable, TRAIN, TOY, '--work-dir', 'run', '--amp', '--auto-scale-lr',
+                  '--cfg-options', NO_TEACHER, *SHORT, 'default_hooks.logger.interval=1',
+                  'train_dataloader.batch_size=4')
+    assert 'Scaling the original LR by 0.5' in done.stdout
+    state = torch.load(workspace / 'run/epoch_1.pth', weights_only=False)['state_dict']
+    assert all(value.isfinite().all() for value in state.values())
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {
+        torch.float32}
+
+
+@pytest.mark.parametrize(('config', 'short', 'checkpoint'), [
+    (TOY, SHORT, 'epoch_1.pth'), (SEG, SEG_SHORT, 'iter_2.pth')])
+def test_pictures_and_predictions(workspace, script, config, short, checkpoint):
+    script(sys.executable, TRAIN, config, '--work-dir', 'run', '--cfg-options', NO_TEACHER, *short)
+    script(sys.executable, TEST, config, f'run/{checkpoint}', '--work-dir', 'tested', '--show-dir',
+           'shown', '--out', 'predictions.pkl')
+    pictures = [path for path in files(workspace / 'shown') if path.suffix in ('.jpg', '.png')]
+    assert len(pictures) == 8
+    assert (workspace / 'predictions.pkl').stat().st_size > 0
