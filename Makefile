@@ -1,0 +1,36 @@
+# The only commands a newcomer needs. Each target makes .venv first if it is missing.
+
+PYTHON_VENV := .venv/bin/python
+READY := .venv/.ready
+
+.PHONY: help setup test test-slow lint demo demo-clean bench
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Create .venv with the default stack (Python 3.10 to 3.12, a C++ compiler)
+
+# Written last, so that an interrupted set-up goes on next time.
+$(READY): requirements/stack.txt setup.py
+	@tools/setup_env.sh
+	@touch $@
+
+test: lint  ## Lint, types and tests (all but the slow ones)
+	$(PYTHON_VENV) -m pytest -m 'not slow'
+
+test-slow: $(READY)  ## The tests that take minutes
+	$(PYTHON_VENV) -m pytest -m slow
+
+lint: $(READY)  ## Ruff and mypy
+	$(PYTHON_VENV) -m ruff check .
+	$(PYTHON_VENV) -m mypy
+
+demo: $(READY)  ## Train teacher, student and AKD student on drawn data; write a report
+	$(PYTHON_VENV) tools/demo.py
+
+demo-clean:  ## Remove what the demo made
+	rm -rf work_dirs/demo work_dirs/*_shapes data/shapes
+
+bench: $(READY)  ## Time a distilled training step against a plain one
+	$(PYTHON_VENV) tools/benchmark_speed.py

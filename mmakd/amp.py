@@ -1,0 +1,32 @@
+"""Mixed precision on a machine without an accelerator."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn as nn
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner.amp import autocast
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """Trains under bfloat16 autocast on the CPU, where ``AmpOptimWrapper`` refuses to run.
+
+    bfloat16 has the range of float32, so that the loss needs no scaling. The arguments are those
+    of ``OptimWrapper``.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run the forward pass under autocast.
+
+        Args:
+            model (nn.Module): The model to train.
+
+        Yields:
+            None: The body is the forward pass.
+        """
+        with super().optim_context(model), autocast(device_type='cpu', dtype=torch.bfloat16):
+            yield

@@ -1,0 +1,59 @@
+"""Training in several processes on a machine without an accelerator."""
+
+import atexit
+import gc
+import os
+import subprocess
+
+import torch.distributed as torch_dist
+from mmengine.config import Config
+from mmengine.device import get_device
+
+# Where a launcher tells a process its place: rank, number of processes, rank on this machine.
+_PLACE = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+}
+
+
+def start_gloo_without_accelerator(cfg: Config) -> None:
+    """Start the process group with gloo where MMEngine would ask for CUDA and fail.
+
+    MMEngine's own start selects a CUDA device and its Runner wraps the model for one. On a CPU
+    this starts the group before the Runner, which then keeps it, and has the model wrapped
+    without devices. It does nothing for ``cfg.launcher='none'`` or where there is an accelerator.
+
+    Args:
+        cfg (Config): The Runner's config. ``cfg.model_wrapper_cfg`` is changed in place.
+    """
+    launcher = cfg.get('launcher', 'none')
+    if launcher == 'none' or get_device() != 'cpu':
+        return
+    for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), _PLACE[launcher], strict=True):
+        os.environ[name] = os.environ[source]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = _first_slurm_host()
+    torch_dist.init_process_group('gloo')
+    atexit.register(_stop_gloo)
+
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = {**(cfg.get('model_wrapper_cfg') or wrapper), 'device_ids': None}
+
+
+def _stop_gloo() -> None:
+    """End gloo's threads before the interpreter ends, which one of them else may abort."""
+    gc.collect()  # the wrapped model, which the Runner's reference cycles keep, holds the group
+    torch_dist.destroy_process_group()
+
+
+def _first_slurm_host() -> str:
+    """Return the name of the job's first machine."""
+    hosts = subprocess.run(
+        ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']],
+        check=True, capture_output=True, text=True).stdout
+    return hosts.split()[0]
