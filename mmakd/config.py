@@ -7,12 +7,14 @@ from typing import Any
 
 from mmengine.registry import MODELS
 
+_MOST_SHOWN = 12
 
 class ConfigError(ValueError):
     """A config that cannot be run.
 
     Every problem is one line ``key=value: what is wrong; what to do``, its key written from the
-    place where the error was noticed; each level above puts its own key in front.
+    place where the error was noticed; each level above puts its own key in front. A problem of
+    the very value there begins with ``=`` or ``:``.
 
     Args:
         problems (str | list[str]): One or several problems.
@@ -52,7 +54,8 @@ class ConfigProblems:
         try:
             yield
         except ConfigError as error:
-            self.problems += [f'{key}.{problem}' for problem in error.problems]
+            self.problems += [f'{key}{problem}' if problem[0] in '=:' else f'{key}.{problem}'
+                              for problem in error.problems]
 
     def raise_if_any(self) -> None:
         """Raise what was collected.
@@ -72,14 +75,15 @@ def suggest(name: Any, valid: Iterable[str]) -> str:
         valid (Iterable[str]): The names that would be right.
 
     Returns:
-        str: ``did you mean 'a' or 'b'?``, or the first valid names where none is near.
+        str: ``did you mean 'a' or 'b'?``, or the valid names where none is near and they are few.
     """
     valid = sorted(set(valid))
-    near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), valid, n=3)
     if near:
         return f'did you mean {" or ".join(map(repr, near))}?'
-    shown = ', '.join(map(repr, valid[:8])) + (', ...' if len(valid) > 8 else '')
-    return f'valid: {shown}'
+    if len(valid) > _MOST_SHOWN:
+        return 'no valid name is near it'
+    return f'valid: {", ".join(map(repr, valid))}'
 
 
 def build(cfg: Any, **defaults: Any) -> Any:
@@ -100,7 +104,7 @@ def build(cfg: Any, **defaults: Any) -> Any:
             arguments are wrong.
     """
     if not isinstance(cfg, dict):
-        raise ConfigError(f'type: expected dict(type=...), got {cfg!r}')
+        raise ConfigError(f'={cfg!r}: expected dict(type=...)')
     if 'type' not in cfg:
         raise ConfigError(f'type: missing in {dict(cfg)!r}; name a registered class')
     name = cfg['type']
@@ -111,7 +115,8 @@ def build(cfg: Any, **defaults: Any) -> Any:
         cls = registry.get(name) if isinstance(name, str) else name
         if cls is None:
             known = set(registry.module_dict) | set(MODELS.module_dict)
-            raise ConfigError(f'type={name!r}: not registered; {suggest(name, known)}')
+            raise ConfigError(f'type={name!r}: not registered; '
+                              f'{suggest(str(name).split(".")[-1], known)}')
         parameters = inspect.signature(cls).parameters
         if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
             unknown = set(cfg) - set(parameters) - {'type', '_scope_'}

@@ -5,7 +5,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from .config import ConfigError, suggest
+from .config import ConfigError, ConfigProblems, suggest
 
 _PACKAGES = ('mmdet', 'mmseg')
 
@@ -39,7 +39,10 @@ def resolve_model(model: str | dict) -> dict:
     """
     if isinstance(model, dict) and 'cfg' in model:
         overrides = {key: value for key, value in model.items() if key != 'cfg'}
-        merged = Config(dict(model=resolve_model(model['cfg'])))
+        problems = ConfigProblems()
+        with problems.under('cfg'):
+            merged = Config(dict(model=resolve_model(model['cfg'])))
+        problems.raise_if_any()
         merged.merge_from_dict(dict(model=overrides))
         return merged.model
     if isinstance(model, dict):
@@ -48,15 +51,15 @@ def resolve_model(model: str | dict) -> dict:
                               "or dict(cfg='mmdet::name.py', ...)")
         return model
     if not isinstance(model, str):
-        raise ConfigError(f"cfg={model!r}: expected a model dict, a config path or "
+        raise ConfigError(f"={model!r}: expected a model dict, a config path or "
                           "'mmdet::name.py'")
     path = _reference_path(model) if is_reference(model) else Path(model)
     if not path.is_file():
-        raise ConfigError(f'cfg={model!r}: no such config file; a relative path starts at '
+        raise ConfigError(f'={model!r}: no such config file; a relative path starts at '
                           f'{Path.cwd()}')
     cfg = Config.fromfile(path)
     if 'model' not in cfg:
-        raise ConfigError(f'cfg={model!r}: defines no model')
+        raise ConfigError(f'={model!r}: defines no model')
     scope = model.split('::')[0] if is_reference(model) else cfg.get('default_scope')
     return dict(cfg.model, _scope_=scope) if scope else cfg.model
 
@@ -86,10 +89,10 @@ def find_checkpoint(reference: str) -> str:
 def _reference_path(reference: str) -> Path:
     package, name = reference.split('::', 1)
     if package not in _PACKAGES:
-        raise ConfigError(f'cfg={reference!r}: unknown package; {suggest(package, _PACKAGES)}')
+        raise ConfigError(f'={reference!r}: unknown package; {suggest(package, _PACKAGES)}')
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError(f'cfg={reference!r}: {package} is not installed')
+        raise ConfigError(f'={reference!r}: {package} is not installed')
     folder = Path(spec.origin).parent
     # A wheel carries its configs in .mim; a checkout has them beside the package.
     roots = [root for root in (folder / '.mim' / 'configs', folder.parent / 'configs')
@@ -98,4 +101,4 @@ def _reference_path(reference: str) -> Path:
         if (root / name).is_file():
             return root / name
     valid = [str(path.relative_to(root)) for root in roots for path in root.glob('*/*.py')]
-    raise ConfigError(f'cfg={reference!r}: {package} ships no such config; {suggest(name, valid)}')
+    raise ConfigError(f'={reference!r}: {package} ships no such config; {suggest(name, valid)}')

@@ -33,5 +33,9 @@ def mix_seed(*parts: int | str) -> int:
     Returns:
         int: A seed in [0, 2^63) in which every part makes a difference.
     """
-    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    # Two words each, and their number first, so that no list is mistaken for another.
+    words = [len(parts)]
+    for part in parts:
+        number = zlib.crc32(part.encode()) if isinstance(part, str) else part
+        words += [number & 0xffffffff, number >> 32]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -29,7 +29,9 @@ class AvatarVariance(nn.Module):
             to unit root mean square, so that sigma only weights the channels against each other
             and the drop rate does not act as a temperature. False divides by sigma alone, the
             paper to the letter. Defaults to True.
-        eps (float): Added to ``sigma^2``, the least variance. Defaults to 1e-6.
+        eps (float): The least ``sigma^2``: with ``rescale`` a fraction of its mean over channels,
+            so that the scale of the features has no influence; without, as it is. Defaults to
+            1e-6.
 
     Raises:
         ConfigError: If ``momentum`` is outside (0, 1] or ``estimator`` is unknown.
@@ -56,7 +58,7 @@ class AvatarVariance(nn.Module):
     @property
     def sigma(self) -> Tensor:
         """Tensor: The running sigma (1, C, 1, 1); NaN before the first training batch."""
-        return (self.running_variance / self.running_weight + self.eps).sqrt().view(1, -1, 1, 1)
+        return self._floored(self.running_variance / self.running_weight).sqrt().view(1, -1, 1, 1)
 
     def forward(self, feature: Tensor, perturbation: Perturbation,
                 avatars: Sequence[Tensor] = ()) -> Callable[[Tensor], Tensor]:
@@ -86,15 +88,19 @@ class AvatarVariance(nn.Module):
                 # Before the first training batch there is only this one to go by.
                 variance = torch.where(self.running_weight > 0,
                                        self.running_variance / self.running_weight, variance)
-            weight = (variance + self.eps).rsqrt()
+            weight = _safe_rsqrt(self._floored(variance))
             if self.rescale:
-                weight = weight * (square * weight.square()).mean().add(self.eps).rsqrt()
+                weight = weight * _safe_rsqrt((square * weight.square()).mean())
             weight = weight.view(1, -1, 1, 1)
         return weight.mul
 
+    def _floored(self, variance: Tensor) -> Tensor:
+        return torch.maximum(variance, self.eps * (
+            variance.mean() if self.rescale else variance.new_ones(())))
+
     def _batch_statistics(self, feature: Tensor, perturbation: Perturbation,
                           avatars: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Average ``u`` and ``T^2`` per channel, two (C,) tensors, over the batch and the ranks."""
+        """Average ``u`` and ``T^2`` per channel over batch and ranks, two (C,) tensors."""
         if self.estimator == 'sampled':
             spread = torch.zeros_like(feature)
             for avatar in avatars:
@@ -105,7 +111,7 @@ class AvatarVariance(nn.Module):
                 raise ValueError(f'{type(perturbation).__name__} has no closed form; '
                                  "set uncertainty.estimator='sampled'")
             spread = closed_form
-        spread = spread.expand(-1, feature.size(1), -1, -1)
+        spread = spread.expand_as(feature)
         batch = torch.stack([spread.mean((0, 2, 3)), feature.square().mean((0, 2, 3))])
         if self.training:
             # Ranks hold maps of unlike sizes: weight each by its number of positions.
@@ -117,7 +123,7 @@ class AvatarVariance(nn.Module):
 
     def reset(self) -> None:
         """Forget every batch."""
-        self.running_variance.zero_()
+        self.running_variance = self.running_variance.new_zeros(0)
         self.running_weight.zero_()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -130,3 +136,8 @@ class AvatarVariance(nn.Module):
         """Show the settings in ``print(model)``."""
         return (f'momentum={self.momentum}, estimator={self.estimator!r}, rescale={self.rescale}, '
                 f'eps={self.eps}')
+
+
+def _safe_rsqrt(square: Tensor) -> Tensor:
+    """Compute ``1 / sqrt(square)``, and 1 where nothing is there to divide by."""
+    return torch.where(square > 0, square, 1.0).rsqrt()

@@ -5,7 +5,7 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import ConfigError, ConfigProblems, build
 from ..references import find_checkpoint, is_reference, resolve_model
@@ -104,16 +104,20 @@ def build_tasks(distill: dict[str, Any], taps: dict[str, tuple[str, str]], stude
         nn.ModuleDict: The tasks by name.
     """
     tasks = nn.ModuleDict()
-    student_maps = _dry_run(student, {pair[0] for pair in taps.values()})
-    teacher_maps = _dry_run(teacher, {pair[1] for pair in taps.values()})
+    student_taps = _dry_run(student, {pair[0] for pair in taps.values()})
+    teacher_taps = _dry_run(teacher, {pair[1] for pair in taps.values()})
     for name, cfg in distill.items():
         if name in taps:
             student_tap, teacher_tap = taps[name]
             options = {key: value for key, value in cfg.items()
                        if key not in ('tap', 'student_tap', 'teacher_tap')}
             with problems.under(f'model.distill.{name}'):
-                tasks[name] = DistillTask(name, student_maps[student_tap],
-                                          teacher_maps[teacher_tap], **options)
+                for tap, recorded in (student_tap, student_taps), (teacher_tap, teacher_taps):
+                    if tap in recorded.overwritten():
+                        raise ConfigError(f'tap={tap!r}: the layer behind it works in place on '
+                                          'its output; tap that layer, or one further on')
+                tasks[name] = DistillTask(name, student_taps.features[student_tap],
+                                          teacher_taps.features[teacher_tap], **options)
         elif isinstance(cfg, dict) and 'loss' in cfg:
             # Its taps are wrong already; its loss may be wrong as well.
             with problems.under(f'model.distill.{name}.loss'):
@@ -122,9 +126,7 @@ def build_tasks(distill: dict[str, Any], taps: dict[str, tuple[str, str]], stude
 
 
 @torch.no_grad()
-def _dry_run(network: nn.Module, taps: set[str]) -> dict[str, list[Tensor]]:
-    if not taps:
-        return {}
+def _dry_run(network: nn.Module, taps: set[str]) -> FeatureTaps:
     size = (_DRY_RUN_SIZE, _DRY_RUN_SIZE)
     sample = BaseDataElement(metainfo=dict(
         ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
@@ -132,6 +134,7 @@ def _dry_run(network: nn.Module, taps: set[str]) -> dict[str, list[Tensor]]:
     training = network.training
     network.eval()
     with FeatureTaps(network, taps) as recorded:
-        forward_to_taps(network, taps, torch.zeros(1, 3, *size), [sample])
+        if taps:
+            forward_to_taps(network, taps, torch.zeros(1, 3, *size), [sample])
     network.train(training)
-    return recorded.features
+    return recorded

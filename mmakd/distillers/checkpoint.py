@@ -1,6 +1,6 @@
 """Loading a teacher's weights: verified, matched key by key, and never executed."""
+import copy
 import hashlib
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +34,9 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
     path = _local_path(str(checkpoint), key)
     _check_hash(path, key)
     state_dict = _read_state_dict(path, key)
-    state_dict = {name: value for name, value in state_dict.items()
-                  if not name.startswith('distiller.')}
+    for name in [name for name in state_dict if name.startswith('distiller.')]:
+        del state_dict[name]
+    _rename_keys(model, state_dict)
     problem = _mismatch(model, state_dict)
     if problem:
         message = (f'{key}: does not fit the teacher ({type(model).__name__}): {problem}. Name '
@@ -44,8 +45,9 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
             raise ConfigError(f'{message}, or set teacher_strict=False to load what fits')
         print_log(message, 'current', level=30)
         own = model.state_dict()
-        state_dict = {name: value for name, value in state_dict.items()
-                      if name in own and own[name].shape == value.shape}
+        for name in [name for name, value in state_dict.items()
+                     if name not in own or own[name].shape != value.shape]:
+            del state_dict[name]
     model.load_state_dict(state_dict, strict=False)
     print_log(f'Teacher loaded from {path}', 'current')
 
@@ -83,7 +85,8 @@ def _check_hash(path: Path, key: str) -> None:
     if not sha256.hexdigest().startswith(expected[1]):
         raise ConfigError(
             f'{key}: the SHA-256 of {path} begins with {sha256.hexdigest()[:8]}, not with '
-            f'{expected[1]} as its name says; the file is damaged or was renamed: fetch it again')
+            f'{expected[1]} as its name says; the file is damaged or was renamed: delete it and '
+            'fetch it again')
 
 
 def _no_function(*args: object) -> None:
@@ -102,16 +105,24 @@ def _read_state_dict(path: Path, key: str) -> dict[str, torch.Tensor]:
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:
         reason = str(error).strip().split('\n')[0][:200]
         raise ConfigError(f'{key}: not a readable checkpoint, truncated or holding more than '
-                          f'weights ({reason}); fetch it again') from error
+                          f'weights ({reason}); delete {path} and fetch it again') from error
     if isinstance(checkpoint, dict):
         checkpoint = checkpoint.get('state_dict', checkpoint)
     if not isinstance(checkpoint, dict) or not checkpoint or not all(
             isinstance(value, torch.Tensor) for value in checkpoint.values()):
         raise ConfigError(f'{key}: holds no state_dict; name a checkpoint that MMEngine saved')
     return checkpoint
+
+
+def _rename_keys(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
+    """Let modules rename the keys of their early versions in place, as in ``load_state_dict``."""
+    metadata = getattr(state_dict, '_metadata', {})
+    for name, module in copy.deepcopy(model).named_modules():
+        module._load_from_state_dict(state_dict, f'{name}.' if name else '',
+                                     metadata.get(name, {}), False, [], [], [])
 
 
 def _mismatch(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> str:

@@ -73,7 +73,7 @@ class DistillTask(nn.Module):
         with problems.under('adapter'):
             self.adapters = nn.ModuleList(_build_adapter(adapter, s, t) for s, t in pairs)
         with problems.under('loss'):
-            self.losses = nn.ModuleList(build(loss) for _ in pairs)
+            self.losses = nn.ModuleList(_build_loss(loss) for _ in pairs)
         problems.raise_if_any()
         for level, (student_map, teacher_map) in enumerate(pairs):
             self._try(level, student_map, teacher_map)
@@ -117,8 +117,9 @@ class DistillTask(nn.Module):
         if self.levels is None:
             return student_maps, teacher_maps
         number = min(len(student_maps), len(teacher_maps))
-        wrong = [level for level in self.levels
-                 if not isinstance(level, int) or not -number <= level < number]
+        wrong = not isinstance(self.levels, Sequence) or [
+            level for level in self.levels
+            if not isinstance(level, int) or not -number <= level < number]
         if wrong or not self.levels:
             raise ConfigError(f'levels={self.levels!r}: must be integers below {number}, the '
                               'number of maps that both taps give')
@@ -126,6 +127,9 @@ class DistillTask(nn.Module):
                 [teacher_maps[level] for level in self.levels])
 
     def _level_loss(self, level: int, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+        if student_map.dim() != teacher_map.dim():
+            raise ConfigError(f'tap: student {tuple(student_map.shape)} and teacher '
+                              f'{tuple(teacher_map.shape)} are not both maps or both vectors')
         student_map = self.adapters[level](student_map)
         if student_map.shape[2:] != teacher_map.shape[2:]:
             sizes = f'{tuple(student_map.shape[2:])} and {tuple(teacher_map.shape[2:])}'
@@ -139,23 +143,33 @@ class DistillTask(nn.Module):
     def _try(self, level: int, student_map: Tensor, teacher_map: Tensor) -> None:
         """Run one level once, to find what does not fit and to size what is sized at first use."""
         loss = self.losses[level].eval()
+        self.adapters[level].eval()
         try:
-            value = self._level_loss(level, torch.randn_like(student_map),
-                                     torch.randn_like(teacher_map))
+            # Two images, since some losses need more than one value a channel.
+            value = self._level_loss(level, *(feature.new_empty(2, *feature.shape[1:]).normal_()
+                                              for feature in (student_map, teacher_map)))
         except ConfigError:
             raise
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             raise ConfigError(f'loss: {type(loss).__name__} fails on student maps '
                               f'{tuple(student_map.shape)} and teacher maps '
                               f'{tuple(teacher_map.shape)}: {error}') from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise ConfigError(f'loss: {type(loss).__name__} gives no scalar')
         loss.train()
+        self.adapters[level].train()
 
 
 @float32
 def _in_float32(loss: nn.Module, student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return loss(student_map, teacher_map)
+
+
+def _build_loss(cfg: dict) -> nn.Module:
+    loss = build(cfg)
+    if not isinstance(loss, nn.Module):
+        raise ConfigError(f'type={cfg["type"]!r}: is no loss (nn.Module)')
+    return loss
 
 
 def _build_adapter(cfg: Any, student_map: Tensor, teacher_map: Tensor) -> nn.Module:
@@ -164,18 +178,18 @@ def _build_adapter(cfg: Any, student_map: Tensor, teacher_map: Tensor) -> nn.Mod
         cfg = None if channels[0] == channels[1] else dict(type='ConvAdapter')
     if cfg is None:
         if channels[0] != channels[1]:
-            raise ConfigError(f"type=None: the student's map has {channels[0]} channels, the "
+            raise ConfigError(f"=None: the student's map has {channels[0]} channels, the "
                               f"teacher's {channels[1]}; set adapter='auto'")
         return nn.Identity()
     adapter = build(cfg, in_channels=channels[0], out_channels=channels[1])
     try:
         with torch.no_grad():
-            joined = adapter(student_map)
-    except RuntimeError as error:
+            joined = adapter.eval()(student_map)
+    except Exception as error:
         raise ConfigError(f'type={cfg["type"]!r}: fails on student maps '
                           f'{tuple(student_map.shape)}: {error}') from error
     if joined.size(1) != channels[1]:
         raise ConfigError(f"type={cfg['type']!r}: gives {joined.size(1)} channels, but the "
                           f"teacher's map has {channels[1]}; leave in_channels and out_channels "
                           'to the distiller')
-    return adapter
+    return adapter.train()

@@ -28,25 +28,37 @@ class FeatureTaps:
     def __init__(self, model: nn.Module, taps: Iterable[str]) -> None:
         self.model = model
         self.features: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+        self._versions: dict[str, list[int]] = {tap: [] for tap in self.features}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> FeatureTaps:
-        for tap, maps in self.features.items():
-            module = self.model.get_submodule(tap)
-            self._handles.append(module.register_forward_hook(_recorder(maps)))
+        modules = [self.model.get_submodule(tap) for tap in self.features]
+        for module, tap in zip(modules, self.features):
+            self._handles.append(module.register_forward_hook(self._recorder(tap)))
         return self
+
+    def _recorder(self, tap: str) -> Callable[..., None]:
+
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            maps = _tensors(output)
+            self.features[tap] += maps
+            self._versions[tap] += [feature._version for feature in maps]
+
+        return hook
+
+    def overwritten(self) -> set[str]:
+        """Find the taps whose maps were changed after they were recorded.
+
+        Returns:
+            set[str]: Taps of modules behind which a layer works in place.
+        """
+        return {tap for tap, maps in self.features.items()
+                if any(feature._version != version
+                       for feature, version in zip(maps, self._versions[tap]))}
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
-
-
-def _recorder(maps: list[Tensor]) -> Callable[..., None]:
-
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        maps.extend(_tensors(output))
-
-    return hook
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..avatars import DropoutPerturbation
-from ..config import ConfigError, suggest
+from ..config import ConfigError, ConfigProblems, suggest
 from ..losses import UncertaintyFeatureLoss
 from ..rng import mix_seed
 
@@ -30,7 +30,7 @@ class PerturbationHook(Hook):
         mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` go from ``start``
             at ``begin`` to ``end`` at ``stop``. Defaults to ``'constant'``.
         start (float): First strength, >= 0. Defaults to 1.0.
-        end (float): Last strength, >= 0. Defaults to 1.0.
+        end (float): Last strength, >= 0; of no effect in mode ``'constant'``. Defaults to 1.0.
         begin (int): Where the schedule begins, in iterations or epochs. Defaults to 0.
         stop (int, optional): Where it ends. Defaults to None, the end of training.
         by_epoch (bool): Whether ``begin`` and ``stop`` count epochs, and the strength changes
@@ -59,11 +59,10 @@ class PerturbationHook(Hook):
             problems.append(f'stop={stop!r}: must be None or an integer > begin={begin}')
         if not isinstance(interval, int) or interval < 1:
             problems.append(f'interval={interval!r}: must be an integer >= 1')
-        if problems:
-            raise ConfigError([f'custom_hooks.PerturbationHook.{problem}' for problem in problems])
+        _raise(problems)
         self.mode = mode
         self.start = start
-        self.end = end
+        self.end = start if mode == 'constant' else end
         self.begin = begin
         self.stop = stop
         self.by_epoch = by_epoch
@@ -82,9 +81,9 @@ class PerturbationHook(Hook):
         problems = []
         losses = dict(_avatar_losses(runner))
         if not losses:
-            problems.append('there is no UncertaintyFeatureLoss in the model; remove the hook or '
-                            "give a task loss=dict(type='UncertaintyFeatureLoss', ...)")
-        strongest = self.start if self.mode == 'constant' else max(self.start, self.end)
+            problems.append(': there is no UncertaintyFeatureLoss in the model; remove the hook '
+                            "or give a task loss=dict(type='UncertaintyFeatureLoss', ...)")
+        strongest = max(self.start, self.end)
         for name, loss in losses.items():
             perturbation = loss.perturbation
             if isinstance(perturbation, DropoutPerturbation):
@@ -94,8 +93,7 @@ class PerturbationHook(Hook):
                                     f'{name!r} reaches {rate}; keep it below 1')
         if self.by_epoch and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             problems.append('by_epoch=True: this training counts iterations; set by_epoch=False')
-        if problems:
-            raise ConfigError([f'custom_hooks.PerturbationHook.{problem}' for problem in problems])
+        _raise(problems)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the strength and start the Avatars' streams.
@@ -128,18 +126,26 @@ class PerturbationHook(Hook):
         for name, loss in _avatar_losses(runner):
             for level, sigma in enumerate(loss.sigma):
                 tag = name if len(loss.sigma) == 1 else f'{name}.{level}'
-                hub.update_scalar(f'train/sigma/{tag}', sigma.mean().item())
+                mean = sigma.mean().item()
+                if math.isfinite(mean):  # a loss of weight zero has not run
+                    hub.update_scalar(f'train/sigma/{tag}', mean)
 
     def _strength(self, runner: Runner) -> float:
         now = runner.epoch if self.by_epoch else runner.iter
         last = runner.max_epochs if self.by_epoch else runner.max_iters
         stop = last if self.stop is None else self.stop
         progress = min(max((now - self.begin) / max(stop - self.begin, 1), 0.0), 1.0)
-        if self.mode == 'constant':
-            progress = 0.0
-        elif self.mode == 'cosine':
+        if self.mode == 'cosine':
             progress = (1 - math.cos(math.pi * progress)) / 2
         return self.start + (self.end - self.start) * progress
+
+
+def _raise(problems: list[str]) -> None:
+    found = ConfigProblems()
+    with found.under('custom_hooks.PerturbationHook'):
+        if problems:
+            raise ConfigError(problems)
+    found.raise_if_any()
 
 
 def _avatar_losses(runner: Runner) -> Iterator[tuple[str, UncertaintyFeatureLoss]]:

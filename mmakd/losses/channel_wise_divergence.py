@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..config import ConfigError
 from .precision import float32
+from .shapes import check_same_shape
 
 
 @MODELS.register_module()
@@ -15,7 +16,8 @@ class ChannelWiseDivergence(nn.Module):
     r"""Divergence of each channel's spatial distribution (CWD, arXiv 2011.13256, Eq. 4).
 
     :math:`\frac{\tau^2}{N C} \sum_{n,c} KL(softmax(T_{nc} / \tau) \| softmax(S_{nc} / \tau))`,
-    the softmax over the H * W positions of a channel.
+    the softmax over the H * W positions of a channel. Where there is one position, as in vectors
+    seen as maps, every distribution is the same and the loss is zero.
 
     Args:
         tau (float): Temperature > 0. Defaults to 1.0.
@@ -42,7 +44,11 @@ class ChannelWiseDivergence(nn.Module):
 
         Returns:
             Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the shapes differ.
         """
+        check_same_shape(preds_S, preds_T)
         divergence = F.kl_div(self._log_softmax(preds_S), self._log_softmax(preds_T),
                               reduction='sum', log_target=True)
         return self._scale(preds_S) * divergence

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .precision import float32
+from .shapes import check_same_shape
 
 
 @MODELS.register_module()
@@ -31,7 +32,11 @@ class FeatureMSELoss(nn.Module):
 
         Returns:
             Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the shapes differ.
         """
+        check_same_shape(preds_S, preds_T)
         return self.loss_weight * F.mse_loss(preds_S, preds_T)
 
     def forward_avatars(self, preds_S: Tensor, avatars: Iterable[Tensor]) -> Tensor:

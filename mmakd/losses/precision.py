@@ -26,6 +26,8 @@ def float32(forward: Callable) -> Callable:
 
     @wraps(forward)
     def wrapper(self: Any, preds_S: Any, preds_T: Any) -> Tensor:
+        if not len(preds_S):
+            raise ValueError('no student map is given')
         first = preds_S if isinstance(preds_S, Tensor) else preds_S[0]
         with torch.autocast(first.device.type, enabled=False):
             return forward(self, _to_float(preds_S), _to_float(preds_T))

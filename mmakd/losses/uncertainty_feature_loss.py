@@ -13,6 +13,7 @@ from ..avatars import AvatarVariance, Perturbation
 from ..config import ConfigProblems, build
 from ..rng import mix_seed
 from .precision import float32
+from .shapes import check_same_shape
 
 
 @runtime_checkable
@@ -124,9 +125,7 @@ class UncertaintyFeatureLoss(nn.Module):
         if len(maps_S) != len(maps_T):
             raise ValueError(f'{len(maps_S)} student maps, but {len(maps_T)} teacher maps')
         for map_S, map_T in zip(maps_S, maps_T):
-            if map_S.shape != map_T.shape:
-                raise ValueError(f'student map {tuple(map_S.shape)}, but teacher map '
-                                 f'{tuple(map_T.shape)}')
+            check_same_shape(map_S, map_T)
         self._add_levels(len(maps_T))
         generator = torch.Generator(maps_T[0].device)
         generator.manual_seed(mix_seed(self._seed, get_rank(), self._num_calls))

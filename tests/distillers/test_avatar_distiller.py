@@ -222,7 +222,7 @@ def test_non_finite_feature_names_tap_side_and_level(model, side):
     ({'distill.fpn.loss.criterion.tua': 2}, [FPN + 'loss.criterion.tua=2', "'tau'"]),
     ({'teacher_ckpt': 'auto'}, ["model.teacher_ckpt='auto'", 'path or the URL']),
     ({'teacher_precision': 'fp16'}, ["model.teacher_precision='fp16'", 'float16']),
-    ({'teacher': 'nowhere.py'}, ["model.teacher.cfg='nowhere.py'", 'no such config file']),
+    ({'teacher': 'nowhere.py'}, ["model.teacher='nowhere.py'", 'no such config file']),
     ({'student.backbone.depth': 17}, ['model.student.type', '17']),
     ({'distill': {}, '_delete': True}, ['model.distill={}']),
 ])

@@ -1,0 +1,9 @@
+# Serves detection and segmentation: the dataset file names the scope and the
+# visualizer, the schedule file the loops and the hooks.
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,123 @@
+"""The maps of one distillation task as heat maps."""
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ..distillers import AvatarDistiller
+from ..distillers.distill_task import DistillTask
+from ..distillers.taps import FeatureTaps
+from ..losses import UncertaintyFeatureLoss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+# A diverging scale, white at zero: what dropout removed shows as white.
+_SIGNED = 'RdBu_r'
+_POSITIVE = 'magma'
+
+
+class AvatarMaps(NamedTuple):
+    """What a task with an ``UncertaintyFeatureLoss`` compares on one image, at one level.
+
+    Args:
+        teacher (Tensor): The teacher's map T (C, H, W).
+        avatar (Tensor): One Avatar A (C, H, W).
+        student (Tensor): The student's map S (C, H, W) after its adapter.
+        deviation (Tensor): Root of the closed form of ``E[(A - T)^2]``, (C, H, W).
+        sigma (Tensor): The running sigma (C,), over all training images.
+    """
+
+    teacher: Tensor
+    avatar: Tensor
+    student: Tensor
+    deviation: Tensor
+    sigma: Tensor
+
+    def most_varied_channel(self) -> int:
+        """Find the channel that varies most over the positions of the teacher's map."""
+        return int(self.teacher.var(dim=(1, 2)).argmax())
+
+
+@torch.no_grad()
+def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int = 0,
+                     seed: int = 0) -> AvatarMaps:
+    """Run student and teacher on one image and read the maps of a task.
+
+    Args:
+        model (AvatarDistiller): The trained model, in eval mode.
+        data (dict): A batch of one image, as a dataloader gives it.
+        task (str): Name of a task whose loss is an ``UncertaintyFeatureLoss`` with a closed-form
+            ``AvatarVariance``.
+        level (int): Which of the task's maps. Defaults to 0, the first.
+        seed (int): Seed of the Avatar. Defaults to 0.
+
+    Returns:
+        AvatarMaps: The maps.
+
+    Raises:
+        TypeError: If the task's loss makes no Avatars, or their variance has no closed form.
+    """
+    data = model.data_preprocessor(data, training=False)
+    inputs, samples = data['inputs'], data['data_samples']
+    student_tap, teacher_tap = model._taps[task]
+    with FeatureTaps(model.student, {student_tap}) as taps:
+        model(inputs, samples, mode='tensor')
+    teacher_maps = model._teacher.features(inputs, samples, model.data_preprocessor)[teacher_tap]
+
+    distill_task = cast(DistillTask, model.distiller[task])
+    index = level if distill_task.levels is None else distill_task.levels[level]
+    loss = distill_task.losses[level]
+    teacher = teacher_maps[index]
+    if not isinstance(loss, UncertaintyFeatureLoss) or loss.perturbation is None:
+        raise TypeError(f'the loss of task {task!r} makes no Avatars; choose a task whose loss is '
+                        'an UncertaintyFeatureLoss with a perturbation')
+    variance = loss.perturbation.variance(teacher)
+    if variance is None:
+        raise TypeError(f'{type(loss.perturbation).__name__} of task {task!r} has no closed form')
+    generator = torch.Generator(teacher.device).manual_seed(seed)
+    return AvatarMaps(
+        teacher=teacher[0],
+        avatar=loss.perturbation(teacher, generator)[0],
+        student=distill_task.adapters[level](taps.features[student_tap][index])[0],
+        deviation=variance.expand_as(teacher)[0].sqrt(),
+        sigma=loss.sigma[0].flatten())
+
+
+def draw_heat_map(ax: Axes, values: Tensor, limit: float, signed: bool = True) -> AxesImage:
+    """Draw one channel of a map.
+
+    Args:
+        ax (Axes): Where to draw.
+        values (Tensor): The channel (H, W).
+        limit (float): End of the colour scale, so that several maps can share it.
+        signed (bool): Whether the scale begins at ``-limit`` instead of zero. Defaults to True.
+
+    Returns:
+        AxesImage: The image, for a colour bar.
+    """
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(values.numpy(), _SIGNED if signed else _POSITIVE,
+                     vmin=-limit if signed else 0, vmax=limit)
+
+
+def draw_sigma(ax: Axes, sigma: Tensor, marked: Collection[int] = (),
+               names: Sequence[str] | None = None) -> None:
+    """Draw sigma of every channel as bars.
+
+    Args:
+        ax (Axes): Where to draw.
+        sigma (Tensor): The running sigma (C,).
+        marked (Collection[int]): Channels drawn in black. Defaults to ().
+        names (Sequence[str], optional): Names of the channels. Defaults to None, their numbers.
+    """
+    colours = ['black' if channel in marked else 'darkgray' for channel in range(len(sigma))]
+    ax.bar(range(len(sigma)), sigma.numpy(), color=colours)
+    ax.margins(x=0.01)
+    ax.spines[['top', 'right']].set_visible(False)
+    if names:
+        ax.set_xticks(range(len(names)), names)

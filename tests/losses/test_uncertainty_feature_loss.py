@@ -1,0 +1,359 @@
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmakd.avatars import DropoutPerturbation, Perturbation
+from mmakd.config import ConfigError
+from mmakd.losses import UncertaintyFeatureLoss
+
+RATE = 0.3
+CWD = dict(type='ChannelWiseDivergence', tau=2.0)
+MSE = dict(type='FeatureMSELoss')
+L1 = dict(type='mmdet.L1Loss')
+
+
+@MODELS.register_module()
+class RecordingDropout(DropoutPerturbation):
+    """Dropout that remembers the Avatars it drew."""
+
+    def __init__(self, drop_rate=RATE):
+        super().__init__(drop_rate)
+        self.drawn = []
+
+    def forward(self, feature, generator=None):
+        self.drawn.append(super().forward(feature, generator))
+        return self.drawn[-1]
+
+
+@MODELS.register_module()
+class RandomShift(Perturbation):
+    """A perturbation of a user, without a closed form."""
+
+    def forward(self, feature, generator=None):
+        return feature + torch.empty_like(feature).uniform_(-1, 1, generator=generator)
+
+
+@MODELS.register_module()
+class CosineGap(nn.Module):
+    """A criterion of a user."""
+
+    def forward(self, prediction, target):
+        return 1 - torch.cosine_similarity(prediction.flatten(1), target.flatten(1)).mean()
+
+
+RECORDING = dict(type='RecordingDropout')
+
+
+def make_maps(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.logspace(-1, 1, shape[1]).view(1, -1, *[1] * (len(shape) - 2))
+    student, teacher = (scale * torch.randn(shape, generator=generator) for _ in range(2))
+    return student.requires_grad_(), teacher
+
+
+@pytest.fixture
+def maps():
+    return make_maps(2, 4, 6, 5)
+
+
+def weight_formula(teacher, rescale):
+    """The factor of DESIGN section 2: 1 / sigma and, rescaled, 1 / RMS(T / sigma)."""
+    variance = RATE / (1 - RATE) * teacher.square().mean((0, 2, 3), keepdim=True)
+    weight = 1 / variance.sqrt()
+    return weight / (teacher * weight).square().mean().sqrt() if rescale else weight
+
+
+def value_and_gradient(loss, student):
+    return loss.detach(), torch.autograd.grad(loss, student)[0]
+
+
+@pytest.mark.parametrize('criterion', [CWD, MSE, L1, dict(type='CosineGap')],
+                         ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('num_avatars', [1, 4])
+@pytest.mark.parametrize('rescale', [True, False])
+def test_loss_is_the_formula(maps, criterion, num_avatars, rescale):
+    student, teacher = maps
+    loss = UncertaintyFeatureLoss(
+        criterion, RECORDING, dict(type='AvatarVariance', rescale=rescale), num_avatars,
+        loss_weight=7.5)
+    actual = value_and_gradient(loss(student, teacher), student)
+    avatars = loss.perturbation.drawn
+    assert len(avatars) == num_avatars
+    base, weight = MODELS.build(criterion), weight_formula(teacher, rescale)
+    expected = 7.5 / num_avatars * sum(base(weight * student, weight * a) for a in avatars)
+    torch.testing.assert_close(actual, value_and_gradient(expected, student))
+
+
+@pytest.mark.parametrize('num_avatars', [1, 4])
+@pytest.mark.parametrize('perturb', [True, False])
+@pytest.mark.parametrize('uncertainty', [None, dict(type='AvatarVariance')], ids=['', 'sigma'])
+def test_ablation_switches(maps, uncertainty, perturb, num_avatars):
+    student, teacher = maps
+    loss = UncertaintyFeatureLoss(CWD, RECORDING, uncertainty, num_avatars, perturb)
+    actual = loss(student, teacher)
+    targets = loss.perturbation.drawn if perturb else [teacher]
+    weight = 1 if uncertainty is None else weight_formula(teacher, rescale=True)
+    base = MODELS.build(CWD)
+    expected = sum(base(weight * student, weight * target) for target in targets) / len(targets)
+    torch.testing.assert_close(actual, expected)
+    assert bool(loss.perturbation.drawn) == perturb
+
+
+def test_perturbation_none_is_the_bare_criterion(maps):
+    loss = UncertaintyFeatureLoss(CWD, perturbation=None, uncertainty=None)
+    assert loss(*maps).equal(MODELS.build(CWD)(*maps))
+    assert loss.sigma == []
+
+
+def test_released_code_standardises_student_and_avatar(maps):
+    student, teacher = maps
+    loss = UncertaintyFeatureLoss(MSE, RECORDING, dict(type='BatchStatistics', eps=1e-5))
+    actual = loss(student, teacher)
+
+    def standardise(feature):
+        variance, mean = torch.var_mean(feature, (0, 2, 3), correction=0, keepdim=True)
+        return (feature - mean) / (variance + 1e-5).sqrt()
+
+    expected = (standardise(student) - standardise(loss.perturbation.drawn[0])).square().mean()
+    torch.testing.assert_close(actual, expected)
+
+
+def test_sampled_sigma_comes_from_the_very_avatars_compared(maps):
+    student, teacher = maps
+    loss = UncertaintyFeatureLoss(
+        MSE, RECORDING, dict(type='AvatarVariance', estimator='sampled', rescale=False), 3)
+    actual = loss(student, teacher)
+    avatars = torch.stack(loss.perturbation.drawn)
+    assert len(avatars) == 3
+    variance = (avatars - teacher).square().mean((0, 1, 3, 4)).view(1, -1, 1, 1)
+    torch.testing.assert_close(actual, ((student - avatars).square() / variance).mean())
+    torch.testing.assert_close(loss.sigma[0], variance.sqrt())
+
+
+def test_perturbation_without_closed_form(maps):
+    with pytest.raises(ValueError, match=r"RandomShift .*estimator='sampled'"):
+        UncertaintyFeatureLoss(MSE, dict(type='RandomShift'))(*maps)
+    loss = UncertaintyFeatureLoss(MSE, dict(type='RandomShift'),
+                                  dict(type='AvatarVariance', estimator='sampled'), 50)
+    loss(*maps)
+    # Var of U(-1, 1) is 1/3, that of its square 4/45; 50 Avatars of 2 * 6 * 5 elements a channel.
+    standard_error = (4 / 45 / (50 * 60))**0.5
+    assert (loss.sigma[0].square() - 1 / 3).abs().max() <= 5 * standard_error
+
+
+class SavedForBackward:
+    """Counts the bytes of the tensors that a graph keeps."""
+
+    def __enter__(self):
+        self.storages = {}
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+    def pack(self, tensor):
+        self.storages[tensor.data_ptr()] = tensor
+        return tensor
+
+    @property
+    def bytes(self):
+        return sum(tensor.nbytes for tensor in self.storages.values())
+
+
+# A criterion without forward_avatars keeps its K targets, but no more student maps: shown with
+# Avatars that are all one tensor.
+SAME_AVATARS = dict(
+    perturbation=dict(type='DropoutPerturbation', drop_rate=0), uncertainty=None)
+
+
+@pytest.mark.parametrize('criterion, options', [(CWD, {}), (MSE, {}), (L1, SAME_AVATARS)],
+                         ids=['cwd', 'mse', 'generic'])
+def test_memory_of_student_maps_does_not_grow_with_the_number_of_avatars(criterion, options):
+    student, teacher = make_maps(2, 8, 32, 32)
+    base = MODELS.build(criterion)
+    ours, naive = {}, {}
+    for number in 2, 8:
+        loss = UncertaintyFeatureLoss(criterion, num_avatars=number, **options)
+        with SavedForBackward() as kept:
+            value = loss(student, teacher)
+        ours[number] = kept.bytes
+        with SavedForBackward() as kept:
+            mean = sum(base(student, teacher + k) for k in range(number)) / number
+        naive[number] = kept.bytes
+        del value, mean
+    assert ours[8] - ours[2] < 1024  # a few scalars
+    assert naive[8] - naive[2] >= 6 * student.nbytes
+
+
+def test_list_of_levels_is_the_sum_over_levels():
+    levels = [make_maps(2, 4, 6, 5), make_maps(2, 8, 3, 3, seed=1), make_maps(2, 4, 1, 1, seed=2)]
+    students, teachers = zip(*levels)
+    loss = UncertaintyFeatureLoss(CWD, RECORDING)
+    actual = loss(students, list(teachers))
+    avatars = loss.perturbation.drawn
+    expected = 0
+    for (student, teacher), avatar in zip(levels, avatars):
+        weight = weight_formula(teacher, rescale=True)
+        expected += MODELS.build(CWD)(weight * student, weight * avatar)
+    torch.testing.assert_close(actual, expected)
+    assert [sigma.shape for sigma in loss.sigma] == [(1, 4, 1, 1), (1, 8, 1, 1), (1, 4, 1, 1)]
+
+
+def test_more_levels_may_come_later():
+    (student, teacher), (student_2, teacher_2) = make_maps(2, 4, 6, 5), make_maps(2, 8, 3, 3)
+    loss = UncertaintyFeatureLoss(CWD)
+    loss(student, teacher)
+    loss([student, student_2], [teacher, teacher_2])
+    for sigma, feature in zip(loss.sigma, (teacher, teacher_2), strict=True):
+        torch.testing.assert_close(
+            sigma, (0.1 / 0.9 * feature.square().mean((0, 2, 3), keepdim=True)).sqrt())
+
+
+@pytest.mark.parametrize('perturbation', [
+    dict(type='DropoutPerturbation'), dict(type='ChannelDropoutPerturbation'),
+    dict(type='DropBlockPerturbation'), dict(type='GaussianNoisePerturbation')
+], ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('num_avatars', [1, 3])
+def test_vectors_are_maps_of_one_position(perturbation, num_avatars):
+    student, teacher = make_maps(6, 8)
+    of_vectors, of_maps = (
+        UncertaintyFeatureLoss(MSE, perturbation, num_avatars=num_avatars) for _ in range(2))
+    value = of_vectors(student, teacher)
+    assert value.equal(of_maps(student[..., None, None], teacher[..., None, None]))
+    assert value > 0
+    assert of_vectors.sigma[0].equal(of_maps.sigma[0])
+
+
+def test_sigma_is_per_level_and_that_of_the_first_batch(maps):
+    loss = UncertaintyFeatureLoss(CWD, RECORDING)
+    loss(*maps)
+    sigma, = loss.sigma
+    torch.testing.assert_close(sigma, 1 / weight_formula(maps[1], rescale=False))
+
+
+def test_stream_of_avatars_is_our_own(maps):
+    loss = UncertaintyFeatureLoss(MSE, uncertainty=None)
+    global_state = torch.get_rng_state()
+    first, second = loss(*maps), loss(*maps)
+    loss.reseed(0)
+    again = [loss(*maps), loss(*maps)]
+    loss.reseed(1)
+    other = loss(*maps)
+    assert [first, second] == again
+    assert len({value.item() for value in (first, second, other)}) == 3
+    assert torch.get_rng_state().equal(global_state)
+
+
+def test_each_level_and_each_avatar_is_a_fresh_draw():
+    student, teacher = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    loss = UncertaintyFeatureLoss(MSE, RECORDING, num_avatars=3)
+    for _ in range(2):
+        loss([student, student], [teacher, teacher])
+    drawn = loss.perturbation.drawn
+    assert len({tuple(avatar.flatten().tolist()) for avatar in drawn}) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('num_avatars', [1, 3])
+@pytest.mark.parametrize('criterion', [CWD, L1], ids=lambda cfg: cfg['type'])
+def test_arithmetic_is_float32_under_autocast(maps, criterion, num_avatars, dtype):
+    student, teacher = (feature.detach().to(dtype) for feature in maps)
+    student.requires_grad_()
+    reference = student.detach().float().requires_grad_()
+    expected = UncertaintyFeatureLoss(criterion, num_avatars=num_avatars)(
+        reference, teacher.float())
+    expected.backward()
+    with torch.autocast('cpu', dtype):
+        loss = UncertaintyFeatureLoss(criterion, num_avatars=num_avatars)(student, teacher)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.equal(expected)
+    assert student.grad.equal(reference.grad.to(dtype))
+
+
+def test_teacher_gets_no_gradient(maps):
+    student, teacher = maps
+    teacher.requires_grad_()
+    for num_avatars in 1, 3:
+        UncertaintyFeatureLoss(CWD, num_avatars=num_avatars)(student, teacher).backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('criterion', [CWD, MSE], ids=lambda cfg: cfg['type'])
+def test_trains_a_student_in_a_plain_loop(criterion):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 8, 8, generator=generator)
+    mixing = torch.randn(4, 3, 1, 1, generator=generator)
+    teacher = torch.conv2d(images, mixing)
+    student = nn.Conv2d(3, 4, 1)
+    nn.init.zeros_(student.weight)
+    nn.init.zeros_(student.bias)
+    loss = UncertaintyFeatureLoss(criterion)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+    base = MODELS.build(criterion)
+    before = base(student(images), teacher).item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(student(images), teacher).backward()
+        optimizer.step()
+    assert base(student(images), teacher).item() < 0.1 * before
+
+
+def test_state_dict_with_levels_resumes_in_a_fresh_loss():
+    levels = [make_maps(2, 4, 6, 5), make_maps(2, 8, 3, 3, seed=1)]
+    students, teachers = zip(*levels)
+    loss, resumed = UncertaintyFeatureLoss(CWD), UncertaintyFeatureLoss(CWD)
+    for _ in range(2):
+        loss(students, teachers)
+        teachers = [2 * teacher for teacher in teachers]
+    resumed.load_state_dict(copy.deepcopy(loss.state_dict()))
+    assert len(resumed.sigma) == 2
+    for module in loss, resumed:
+        module.reseed(5)
+    assert resumed(students, teachers).equal(loss(students, teachers))
+    assert all(a.equal(b) for a, b in zip(resumed.sigma, loss.sigma))
+
+
+def test_all_problems_of_a_config_are_reported_together():
+    with pytest.raises(ConfigError) as caught:
+        UncertaintyFeatureLoss(
+            criterion=dict(type='ChannelWiseDivergense'),
+            perturbation=dict(type='DropoutPerturbation', drop_rate=1.0),
+            uncertainty=dict(type='AvatarVariance', moment=0.1),
+            num_avatars=0,
+            loss_weight='7.5')
+    criterion, perturbation, uncertainty, num_avatars, loss_weight = caught.value.problems
+    assert criterion.startswith("criterion.type='ChannelWiseDivergense': not registered")
+    assert "did you mean 'ChannelWiseDivergence'" in criterion
+    assert perturbation.startswith('perturbation.drop_rate=1.0: ')
+    assert uncertainty.startswith('uncertainty.moment=0.1: AvatarVariance has no such argument')
+    assert "'momentum'" in uncertainty
+    assert num_avatars.startswith('num_avatars=0: ')
+    assert loss_weight.startswith("loss_weight='7.5': ")
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize('number', [0, -1, 1.5, '2', None])
+def test_bad_number_of_avatars_is_named(number):
+    with pytest.raises(ConfigError, match=r'^num_avatars=.*integer >= 1'):
+        UncertaintyFeatureLoss(CWD, num_avatars=number)
+
+
+def test_sigma_needs_a_perturbation():
+    with pytest.raises(ConfigError, match=r'^perturbation=None: .*perturb=False'):
+        UncertaintyFeatureLoss(CWD, perturbation=None)
+
+
+@pytest.mark.parametrize('student, teacher, message', [
+    ([torch.ones(1, 2, 3, 3)], [torch.ones(1, 2, 3, 3)] * 2, '1 student maps, but 2 teacher maps'),
+    (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 1), r'\(1, 2, 3, 3\).*\(1, 2, 3, 1\)'),
+])
+def test_unlike_maps_are_an_error(student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        UncertaintyFeatureLoss(MSE)(student, teacher)
