@@ -89,16 +89,27 @@ def _check_hash(path: Path, key: str) -> None:
             'fetch it again')
 
 
-def _no_function(*args: object) -> None:
-    """Stand in for ``getattr`` in a checkpoint, so that loading calls nothing."""
+class _Ignored:
+    """Stands in for what a checkpoint holds beside weights, so that loading it has no effect.
+
+    MMEngine's own ``HistoryBuffer`` would put the functions that it is loaded with into a table
+    which all its instances share.
+    """
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def _harmless_globals() -> list[Callable | tuple[Callable, str]]:
-    """List what MMEngine's own checkpoints hold beside tensors: logged numbers."""
+    """List what MMEngine's checkpoints hold beside tensors: logged numbers, which are ignored."""
     multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
     dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32')]
-    return [HistoryBuffer, np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar,
-            *dtypes, (_no_function, 'builtins.getattr')]
+    ignored = [f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}', 'builtins.getattr']
+    return [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes,
+            *((_Ignored, name) for name in ignored)]
 
 
 def _read_state_dict(path: Path, key: str) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ import uuid
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -67,8 +68,11 @@ def test_checkpoint_of_a_runner_loads(trained):
     with pytest.raises(pickle.UnpicklingError):  # it holds more than torch allows by itself
         torch.load(path, weights_only=True)
     teacher = ToyModel()
+    statistics = dict(HistoryBuffer._statistics_methods)
     load_teacher_checkpoint(teacher, str(path))
     assert_same_state(teacher, model.state_dict())
+    # Loading a buffer of mmengine's changes a table that all buffers share.
+    assert HistoryBuffer._statistics_methods == statistics
 
 
 @pytest.mark.parametrize('wrap', [

@@ -68,6 +68,16 @@ def test_resume_restores_adapters_sigma_and_progress(task, toy, train):
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])
+def test_a_teacher_of_our_own_training(task, toy, train):
+    teacher = toy(task, 'teacher')
+    trained = train(teacher)
+    runner = train(toy(task, 'akd-cwd', **{
+        'model.teacher_ckpt': f'{teacher.work_dir}/{LAST[task]}'}))
+    for key, value in trained.model.state_dict().items():
+        assert torch.equal(runner.model.teacher.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('task', ['det', 'seg'])
 def test_ema(task, toy, train, model):
     ema = dict(type='EMAHook', momentum=0.1)
     cfg = toy(task, 'akd-cwd', custom_hooks=[dict(type='PerturbationHook'), ema])
