@@ -2,6 +2,7 @@
 
 PYTHON_VENV := .venv/bin/python
 READY := .venv/.ready
+TOYS := $(basename $(notdir $(wildcard configs/*/toy/*.py)))
 
 .PHONY: help setup test test-slow lint demo demo-clean bench
 .DEFAULT_GOAL := help
@@ -29,8 +30,8 @@ lint: $(READY)  ## Ruff and mypy
 demo: $(READY)  ## Train teacher, student and AKD student on drawn data; write a report
 	$(PYTHON_VENV) tools/demo.py
 
-demo-clean:  ## Remove what the demo made
-	rm -rf work_dirs/demo work_dirs/*_shapes data/shapes
+demo-clean:  ## Remove the drawn data, the runs of the toy configs and the report
+	rm -rf work_dirs/demo data/shapes $(addprefix work_dirs/,$(TOYS))
 
 bench: $(READY)  ## Time a distilled training step against a plain one
 	$(PYTHON_VENV) tools/benchmark_speed.py

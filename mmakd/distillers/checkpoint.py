@@ -3,6 +3,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +114,10 @@ def _harmless_globals() -> list[Callable | tuple[Callable, str]]:
 
 
 def _read_state_dict(path: Path, key: str) -> dict[str, torch.Tensor]:
+    # Before torch 2.5 there is no such list, and files with logs in them are refused.
+    allow = getattr(torch.serialization, 'safe_globals', nullcontext)
     try:
-        with torch.serialization.safe_globals(_harmless_globals()):
+        with allow(_harmless_globals()):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         reason = str(error).strip().split('\n')[0][:200]

@@ -6,8 +6,7 @@ import uuid
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
