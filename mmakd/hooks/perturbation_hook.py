@@ -3,6 +3,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -35,8 +36,6 @@ class PerturbationHook(Hook):
         stop (int, optional): Where it ends. Defaults to None, the end of training.
         by_epoch (bool): Whether ``begin`` and ``stop`` count epochs, and the strength changes
             between epochs only. Defaults to False.
-        interval (int): Iterations between two logs of sigma, each of which waits for the GPU.
-            Defaults to 10.
 
     Raises:
         ConfigError: If an argument is wrong.
@@ -45,8 +44,7 @@ class PerturbationHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, mode: str = 'constant', start: float = 1.0, end: float = 1.0,
-                 begin: int = 0, stop: int | None = None, by_epoch: bool = False,
-                 interval: int = 10) -> None:
+                 begin: int = 0, stop: int | None = None, by_epoch: bool = False) -> None:
         problems = []
         if mode not in _MODES:
             problems.append(f'mode={mode!r}: {suggest(mode, _MODES)}')
@@ -57,8 +55,6 @@ class PerturbationHook(Hook):
             problems.append(f'begin={begin!r}: must be an integer >= 0')
         elif stop is not None and (not isinstance(stop, int) or stop <= begin):
             problems.append(f'stop={stop!r}: must be None or an integer > begin={begin}')
-        if not isinstance(interval, int) or interval < 1:
-            problems.append(f'interval={interval!r}: must be an integer >= 1')
         _raise(problems)
         self.mode = mode
         self.start = start
@@ -66,7 +62,6 @@ class PerturbationHook(Hook):
         self.begin = begin
         self.stop = stop
         self.by_epoch = by_epoch
-        self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
         """Check the schedule against the model.
@@ -119,16 +114,18 @@ class PerturbationHook(Hook):
             data_batch (Any): The batch. Defaults to None.
             outputs (dict, optional): Logged values of the model. Defaults to None.
         """
-        if not self.every_n_train_iters(runner, self.interval):
-            return
         hub = runner.message_hub
         hub.update_scalar('train/perturbation_strength', self._strength(runner))
+        means = {}
         for name, loss in _avatar_losses(runner):
             for level, sigma in enumerate(loss.sigma):
-                tag = name if len(loss.sigma) == 1 else f'{name}.{level}'
-                mean = sigma.mean().item()
-                if math.isfinite(mean):  # a loss of weight zero has not run
-                    hub.update_scalar(f'train/sigma/{tag}', mean)
+                means[name if len(loss.sigma) == 1 else f'{name}.{level}'] = sigma.mean()
+        if not means:
+            return
+        # One transfer for all; MMEngine has just waited for the losses in the same way.
+        for name, mean in zip(means, torch.stack(list(means.values())).tolist()):
+            if math.isfinite(mean):  # a loss of weight zero has not run
+                hub.update_scalar(f'train/sigma/{name}', mean)
 
     def _strength(self, runner: Runner) -> float:
         now = runner.epoch if self.by_epoch else runner.iter

@@ -151,14 +151,14 @@ def test_resumed_run_draws_the_same_avatars(make_runner, tmp_path):
 
 
 def test_sigma_and_strength_reach_the_visualizer(make_runner, tmp_path):
-    runner = make_runner(dict(mode='linear', start=0.5, interval=2), length=4)
+    runner = make_runner(dict(mode='linear', start=0.5), length=4)
     sigmas = [sigma for sigma, in train(runner).sigmas]
     # sigma^2 = p / (1 - p) of a map of ones, a running average of p = 0.05 to 0.0875
     assert sigmas[0]**2 == pytest.approx(0.05 / 0.95, rel=1e-4)
     assert sigmas == sorted(sigmas) and sigmas[-1]**2 < 0.0875 / 0.9125
     scalars = runner.message_hub.log_scalars
-    assert scalars['train/perturbation_strength'].data[0].tolist() == [0.625, 0.875]
-    assert scalars['train/sigma/akd'].data[0].tolist() == [sigmas[1], sigmas[3]]
+    assert scalars['train/perturbation_strength'].data[0].tolist() == [.5, .625, .75, .875]
+    assert scalars['train/sigma/akd'].data[0].tolist() == sigmas
     log, = tmp_path.glob('*/vis_data/scalars.json')
     last = json.loads(log.read_text().splitlines()[-1])
     assert last['sigma/akd'] == pytest.approx(sigmas[3], abs=1e-4)
@@ -166,7 +166,7 @@ def test_sigma_and_strength_reach_the_visualizer(make_runner, tmp_path):
 
 
 def test_levels_are_logged_apart(make_runner):
-    runner = make_runner(dict(interval=1), length=1, num_levels=2)
+    runner = make_runner(dict(), length=1, num_levels=2)
     (first, second), = train(runner).sigmas
     assert second == pytest.approx(2 * first, rel=1e-4)
     scalars = runner.message_hub.log_scalars
@@ -183,7 +183,6 @@ def test_levels_are_logged_apart(make_runner):
     (dict(begin=1.5), 'begin=1.5: must be an integer >= 0'),
     (dict(begin=5, stop=5), 'stop=5: must be None or an integer > begin=5'),
     (dict(stop=2.5), 'stop=2.5: must be None or an integer > begin=0'),
-    (dict(interval=0), 'interval=0: must be an integer >= 1'),
 ])
 def test_bad_argument_is_named(options, start):
     with pytest.raises(ConfigError) as caught:
@@ -194,8 +193,8 @@ def test_bad_argument_is_named(options, start):
 
 def test_bad_arguments_are_reported_together():
     with pytest.raises(ConfigError) as caught:
-        PerturbationHook(mode='x', start=-1, end=-1, begin=-1, interval=0)
-    assert len(caught.value.problems) == 5
+        PerturbationHook(mode='x', start=-1, end=-1, begin=-1)
+    assert len(caught.value.problems) == 4
 
 
 @pytest.mark.parametrize('hook, loss, messages', [
