@@ -169,11 +169,13 @@ class AvatarDistiller(BaseModel):
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
         active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
+        if active:
+            # First, while the student holds no activations for its backward pass.
+            teacher_maps = self._teacher.features(inputs, data_samples, self.data_preprocessor)
         with FeatureTaps(self.student, {self._taps[name][0] for name in active}) as taps:
             losses = self.student(inputs, data_samples, mode='loss')
+        student_maps = taps.features
         if active:
-            student_maps = taps.features
-            teacher_maps = self._teacher.features(inputs, data_samples, self.data_preprocessor)
             _check_finite({'student': student_maps, 'teacher': teacher_maps})
         for name, task in self.distiller.items():
             if name in active:
