@@ -1,6 +1,12 @@
 """Losses between a student's and a teacher's features."""
 from .channel_wise_divergence import ChannelWiseDivergence
+from .dist_loss import DISTLoss
 from .feature_mse_loss import FeatureMSELoss
+from .kl_divergence import KLDivergence
+from .pkd_loss import PKDLoss
 from .uncertainty_feature_loss import UncertaintyFeatureLoss
 
-__all__ = ['ChannelWiseDivergence', 'FeatureMSELoss', 'UncertaintyFeatureLoss']
+__all__ = [
+    'ChannelWiseDivergence', 'DISTLoss', 'FeatureMSELoss', 'KLDivergence', 'PKDLoss',
+    'UncertaintyFeatureLoss'
+]

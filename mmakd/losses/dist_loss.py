@@ -1,0 +1,69 @@
+"""Predictions compared by their relations."""
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..config import ConfigError
+from .precision import float32
+from .shapes import check_same_shape
+
+
+@MODELS.register_module()
+class DISTLoss(nn.Module):
+    """Correlation of class probabilities, between classes and between samples.
+
+    DIST (arXiv 2205.10536, Eq. 9): ``tau^2`` times 1 minus the Pearson correlation of student and
+    teacher, over the classes of each sample (weight beta) and over the samples of each class
+    (weight gamma). The positions of a map are samples.
+
+    Args:
+        inter_loss_weight (float): Weight beta of the relation between classes. Defaults to 1.0.
+        intra_loss_weight (float): Weight gamma of the relation between samples. Defaults to 1.0.
+        tau (float): Temperature > 0. Defaults to 1.0.
+        loss_weight (float): Factor on the loss. Defaults to 1.0.
+
+    Raises:
+        ConfigError: If ``tau`` is not positive.
+    """
+
+    def __init__(self, inter_loss_weight: float = 1.0, intra_loss_weight: float = 1.0,
+                 tau: float = 1.0, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(tau, (int, float)) or not tau > 0:
+            raise ConfigError(f'tau={tau!r}: must be a number > 0, e.g. 1.0')
+        self.inter_loss_weight = inter_loss_weight
+        self.intra_loss_weight = intra_loss_weight
+        self.tau = tau
+        self.loss_weight = loss_weight
+
+    @float32
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds_S (Tensor): Student logits (N, C) or (N, C, H, W).
+            preds_T (Tensor): The teacher's, of the same shape.
+
+        Returns:
+            Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        check_same_shape(preds_S, preds_T)
+        student, teacher = self._probabilities(preds_S), self._probabilities(preds_T)
+        between_classes = 1 - _pearson(student, teacher).mean()
+        between_samples = 1 - _pearson(student.t(), teacher.t()).mean()
+        return self.loss_weight * self.tau**2 * (self.inter_loss_weight * between_classes
+                                                 + self.intra_loss_weight * between_samples)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        if logits.dim() == 4:
+            logits = logits.permute(0, 2, 3, 1).flatten(0, 2)
+        return (logits / self.tau).softmax(1)
+
+
+def _pearson(first: Tensor, second: Tensor) -> Tensor:
+    """Correlate the rows of two (N, C) tensors, giving (N,)."""
+    return F.cosine_similarity(first - first.mean(1, keepdim=True),
+                               second - second.mean(1, keepdim=True))

@@ -1,0 +1,52 @@
+"""Knowledge distillation of class probabilities."""
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..config import ConfigError
+from .precision import float32
+from .shapes import check_same_shape
+
+
+@MODELS.register_module()
+class KLDivergence(nn.Module):
+    r"""Divergence of softened class probabilities (KD, arXiv 1503.02531).
+
+    :math:`\tau^2 KL(softmax(T / \tau) \| softmax(S / \tau))` over the classes, averaged over
+    samples and positions.
+
+    Args:
+        tau (float): Temperature > 0. Defaults to 1.0.
+        loss_weight (float): Factor on the loss. Defaults to 1.0.
+
+    Raises:
+        ConfigError: If ``tau`` is not positive.
+    """
+
+    def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(tau, (int, float)) or not tau > 0:
+            raise ConfigError(f'tau={tau!r}: must be a number > 0, e.g. 1.0')
+        self.tau = tau
+        self.loss_weight = loss_weight
+
+    @float32
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds_S (Tensor): Student logits (N, C) or (N, C, H, W).
+            preds_T (Tensor): The teacher's, of the same shape.
+
+        Returns:
+            Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        check_same_shape(preds_S, preds_T)
+        divergence = F.kl_div(F.log_softmax(preds_S / self.tau, 1),
+                              F.log_softmax(preds_T / self.tau, 1), reduction='sum',
+                              log_target=True)
+        samples = preds_S.numel() / preds_S.size(1)
+        return self.loss_weight * self.tau**2 / samples * divergence
