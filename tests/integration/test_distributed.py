@@ -1,4 +1,5 @@
 """Two gloo processes, started as a user starts them."""
+import socket
 import textwrap
 from pathlib import Path
 
@@ -38,6 +39,9 @@ def test_ranks_agree(task, workspace, script, monkeypatch):
         train_dataloader = dict(batch_size=8)
     """))
     monkeypatch.setenv('PYTHONPATH', str(workspace))
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('PORT', str(free.getsockname()[1]))
     short = (['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'] if task == 'det' else
              ['train_cfg.max_iters=1', 'train_cfg.val_interval=1'])
     script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, '--cfg-options', *short)
