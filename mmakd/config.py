@@ -86,6 +86,20 @@ def suggest(name: Any, valid: Iterable[str]) -> str:
     return f'valid: {", ".join(map(repr, valid))}'
 
 
+def check_positive(key: str, value: Any) -> None:
+    """Check a number of the config.
+
+    Args:
+        key (str): Its key.
+        value (Any): Its value.
+
+    Raises:
+        ConfigError: If it is no number above 0.
+    """
+    if not isinstance(value, (int, float)) or not value > 0:
+        raise ConfigError(f'{key}={value!r}: must be a number > 0, e.g. 1.0')
+
+
 def build(cfg: Any, **defaults: Any) -> Any:
     """Build a component of the ``MODELS`` registry.
 

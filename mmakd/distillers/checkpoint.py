@@ -1,6 +1,7 @@
 """Loading a teacher's weights: verified, matched key by key, and never executed."""
 import copy
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -44,7 +45,7 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
                    'the checkpoint of this very config')
         if strict:
             raise ConfigError(f'{message}, or set teacher_strict=False to load what fits')
-        print_log(message, 'current', level=30)
+        print_log(message, 'current', level=logging.WARNING)
         own = model.state_dict()
         for name in [name for name, value in state_dict.items()
                      if name not in own or own[name].shape != value.shape]:

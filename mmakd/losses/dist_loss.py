@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigError
+from ..config import check_positive
 from .precision import float32
 from .shapes import check_same_shape
 
@@ -29,8 +29,7 @@ class DISTLoss(nn.Module):
     def __init__(self, inter_loss_weight: float = 1.0, intra_loss_weight: float = 1.0,
                  tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if not isinstance(tau, (int, float)) or not tau > 0:
-            raise ConfigError(f'tau={tau!r}: must be a number > 0, e.g. 1.0')
+        check_positive('tau', tau)
         self.inter_loss_weight = inter_loss_weight
         self.intra_loss_weight = intra_loss_weight
         self.tau = tau

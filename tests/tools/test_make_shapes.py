@@ -8,9 +8,10 @@ import cv2
 import make_shapes as module
 import numpy as np
 import pytest
-from make_shapes import CLASSES, draw_scene, make_shapes
+from make_shapes import make_shapes
 from mmengine.config import Config
 from pycocotools.coco import COCO
+from shapes_scene import CLASSES, SPLITS, draw_scene
 
 ROOT = Path(__file__).parents[2]
 TINY = dict(size=(64, 64), count=(6, 4), seed=3)
@@ -70,12 +71,12 @@ def test_objects_can_be_seen_at_any_size(size):
         assert seen == set(range(1, len(scene.labels) + 1))
 
 
-@pytest.mark.parametrize('split', module.SPLITS)
+@pytest.mark.parametrize('split', SPLITS)
 def test_boxes_masks_and_label_maps_agree(drawn, split):
     coco = COCO(drawn / 'coco' / 'annotations' / f'instances_{split}.json')
     label_maps = _label_maps(drawn, split)
     assert len(coco.imgs) == len(label_maps) == TINY['count'][
-        module.SPLITS.index(split)]
+        SPLITS.index(split)]
     names = [category['name'] for category in coco.dataset['categories']]
     assert names == [kind.name for kind in CLASSES]
     assert min(coco.anns) == 1
