@@ -100,7 +100,7 @@ def check_positive(key: str, value: Any) -> None:
         raise ConfigError(f'{key}={value!r}: must be a number > 0, e.g. 1.0')
 
 
-def build(cfg: Any, **defaults: Any) -> Any:
+def build(cfg: Any, offer: dict[str, Any] | None = None, **defaults: Any) -> Any:
     """Build a component of the ``MODELS`` registry.
 
     Like ``MODELS.build``, but an unknown type or argument is reported as a config key with the
@@ -108,6 +108,8 @@ def build(cfg: Any, **defaults: Any) -> Any:
 
     Args:
         cfg (dict): Config with the key ``type``.
+        offer (dict, optional): Arguments used where ``cfg`` does not give them and the type has
+            them by name. Defaults to None.
         **defaults: Arguments used where ``cfg`` does not give them.
 
     Returns:
@@ -139,7 +141,8 @@ def build(cfg: Any, **defaults: Any) -> Any:
                     f'{key}={cfg[key]!r}: {name} has no such argument; {suggest(key, parameters)}'
                     for key in sorted(unknown)])
         try:
-            return registry.build({**defaults, **cfg})
+            taken = {key: value for key, value in (offer or {}).items() if key in parameters}
+            return registry.build({**taken, **defaults, **cfg})
         except ConfigError:
             raise
         except (AssertionError, KeyError, TypeError, ValueError) as error:

@@ -201,7 +201,7 @@ def benchmark(cfg: Config, bare: Config, args: argparse.Namespace, console: Cons
 
     variants = {name: training_step(model) for name, model in models.items()}
     variants['teacher forward'] = lambda: akd._teacher.features(
-        data['inputs'], data['data_samples'], akd.data_preprocessor)
+        akd._taps.values(), data['inputs'], data['data_samples'], akd.data_preprocessor)
     times = measure(variants, args.iters, args.device)
 
     table = Table('', 'median, ms', 'quartiles, ms', title=Path(cfg.filename).stem,

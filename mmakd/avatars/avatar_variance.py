@@ -77,12 +77,14 @@ class AvatarVariance(nn.Module):
             ValueError: If the perturbation has no closed form and the estimator asks for it.
         """
         with torch.no_grad():
-            variance, square = self._batch_statistics(feature, perturbation, avatars)
+            variance, square, count = self._batch_statistics(feature, perturbation, avatars)
             if self.running_variance.numel() == 0:
                 self.running_variance = torch.zeros_like(variance)
             if self.training:
-                self.running_variance.lerp_(variance, self.momentum)
-                self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
+                # A batch without a position, as of RoIs, has nothing to say.
+                momentum = torch.where(count > 0, self.momentum, 0.0)
+                self.running_variance.lerp_(variance, momentum)
+                self.running_weight.lerp_(torch.ones_like(self.running_weight), momentum)
                 variance = self.running_variance / self.running_weight
             else:
                 # Before the first training batch there is only this one to go by.
@@ -99,8 +101,8 @@ class AvatarVariance(nn.Module):
             variance.mean() if self.rescale else variance.new_ones(())))
 
     def _batch_statistics(self, feature: Tensor, perturbation: Perturbation,
-                          avatars: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Average ``u`` and ``T^2`` per channel over batch and ranks, two (C,) tensors."""
+                          avatars: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Average ``u`` and ``T^2`` per channel over batch and ranks, and count positions."""
         if self.estimator == 'sampled':
             spread = torch.zeros_like(feature)
             for avatar in avatars:
@@ -112,14 +114,13 @@ class AvatarVariance(nn.Module):
                                  "set uncertainty.estimator='sampled'")
             spread = closed_form
         spread = spread.expand_as(feature)
-        batch = torch.stack([spread.mean((0, 2, 3)), feature.square().mean((0, 2, 3))])
+        # Sums, since ranks hold maps of unlike sizes.
+        total = torch.cat([spread.sum((0, 2, 3)), feature.square().sum((0, 2, 3)),
+                           feature.new_tensor([feature.numel() / feature.size(1)])])
         if self.training:
-            # Ranks hold maps of unlike sizes: weight each by its number of positions.
-            count = batch.new_full((1, ), feature.numel() / feature.size(1))
-            total = torch.cat([batch.flatten() * count, count])
             all_reduce(total)
-            batch = (total[:-1] / total[-1]).view(2, -1)
-        return batch[0], batch[1]
+        variance, square = (total[:-1] / total[-1].clamp(min=1)).view(2, -1)
+        return variance, square, total[-1]
 
     def reset(self) -> None:
         """Forget every batch."""

@@ -1,6 +1,7 @@
 """The model that is trained: a student that learns from a frozen teacher as well."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from ..config import ConfigProblems
 from ..rng import preserve_rng
 from .assembly import build_network, build_tasks, published_checkpoint, read_taps
+from .inherit import inherit, inherited_keys
+from .roi import RoIRecorder
 from .taps import FeatureTaps
 from .teacher import Teacher
 
@@ -44,6 +47,8 @@ class AvatarDistiller(BaseModel):
             not a warning. Defaults to True.
         teacher_precision (str, optional): ``'float32'``, ``'float16'`` or ``'bfloat16'`` for the
             teacher's forward pass. Defaults to None, that of the student's step.
+        inherit (Sequence[str]): Parts of the student, such as ``['neck', 'bbox_head']``, that
+            start from the teacher's weights where names and shapes agree. Defaults to ().
 
     Attributes:
         student (BaseModel): The plain student.
@@ -58,7 +63,7 @@ class AvatarDistiller(BaseModel):
 
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
                  teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
-                 teacher_precision: str | None = None) -> None:
+                 teacher_precision: str | None = None, inherit: Sequence[str] = ()) -> None:
         # Not BaseModel's: the data preprocessor is the student's.
         BaseModule.__init__(self)
         problems = ConfigProblems()
@@ -81,12 +86,14 @@ class AvatarDistiller(BaseModel):
             with preserve_rng():
                 tasks = build_tasks(distill, self._taps, networks[0], networks[1],
                                     problems)
+            with problems.under('model'):
+                inherited_keys(networks[0], networks[1], inherit)
         problems.raise_if_any()
+        self._inherit = inherit
         self._share_tables(networks[0])
         self.distiller = tasks
         self._teacher = Teacher(
-            networks[1], sorted({teacher_tap for _, teacher_tap in self._taps.values()}),
-            networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
+            networks[1], networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
             _PRECISIONS[teacher_precision] if teacher_precision else None)
         self.register_load_state_dict_post_hook(_accept_plain_student)
 
@@ -134,6 +141,8 @@ class AvatarDistiller(BaseModel):
         with preserve_rng():
             self._teacher.load()
         self.student.init_weights()
+        if self._inherit:
+            inherit(self.student, self.teacher, self._inherit)
         with preserve_rng():
             for module in self.distiller.modules():
                 if isinstance(module, BaseModule) and not module.is_init:
@@ -169,22 +178,46 @@ class AvatarDistiller(BaseModel):
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
         active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
-        if active:
-            # First, while the student holds no activations for its backward pass.
-            teacher_maps = self._teacher.features(inputs, data_samples, self.data_preprocessor)
-        with FeatureTaps(self.student, {self._taps[name][0] for name in active}) as taps:
-            losses = self.student(inputs, data_samples, mode='loss')
-        student_maps = taps.features
-        if active:
-            _check_finite({'student': student_maps, 'teacher': teacher_maps})
+        losses, maps = self.run_with_teacher(active, inputs, data_samples, mode='loss')
         for name, task in self.distiller.items():
-            if name in active:
-                student_tap, teacher_tap = self._taps[name]
-                loss = task(student_maps[student_tap], teacher_maps[teacher_tap])
-            else:
-                loss = _no_loss(task, inputs)
-            losses[f'distill.loss_{name}'] = loss
+            losses[f'distill.loss_{name}'] = (
+                task(*maps[name], data_samples) if name in maps else _no_loss(task, inputs))
         return losses
+
+    def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
+                         mode: str) -> tuple[Any, dict[str, tuple[list[Tensor], list[Tensor]]]]:
+        """Run the student, and the teacher as far as the tasks need it.
+
+        Args:
+            tasks (Iterable[str]): Names of tasks; for none the teacher does not run.
+            inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
+            data_samples (list, optional): Their data samples.
+            mode (str): ``'loss'`` or ``'tensor'``.
+
+        Returns:
+            tuple: What the student returns, and by task the maps of the student's and of the
+            teacher's tap.
+
+        Raises:
+            FloatingPointError: If a tapped feature is not finite.
+        """
+        pairs = {name: self._taps[name] for name in tasks}
+        if pairs:
+            # First, while the student holds no activations for its backward pass.
+            dense = self._teacher.features(pairs.values(), inputs, data_samples,
+                                           self.data_preprocessor)
+        with FeatureTaps(self.student, {pair.student for pair in pairs.values()}) as taps, \
+                RoIRecorder(self.student, {pair.branches[0] for pair in pairs.values()
+                                           if pair.branches}) as recorder:
+            outputs = self.student(inputs, data_samples, mode=mode)
+        if not pairs:
+            return outputs, {}
+        rois = self._teacher.roi_features(pairs.values(), dense, recorder)
+        maps = {name: (taps.features[pair.student], rois.get(pair, dense).features[pair.teacher])
+                for name, pair in pairs.items()}
+        _check_finite({('student', pair.student): maps[name][0] for name, pair in pairs.items()} |
+                      {('teacher', pair.teacher): maps[name][1] for name, pair in pairs.items()})
+        return outputs, maps
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # The student's class may migrate old keys at its top level; ours are not its business.
@@ -206,13 +239,13 @@ def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
     return zero
 
 
-def _check_finite(sides: dict[str, dict[str, list[Tensor]]]) -> None:
+def _check_finite(features: dict[tuple[str, str], list[Tensor]]) -> None:
     """Stop at a NaN or an infinity before it reaches sigma or the student's weights."""
     places: list[tuple[str, str, int]] = []
     extremes: list[Tensor] = []
-    for side, features in sides.items():
-        for tap, maps in features.items():
-            for level, feature in enumerate(maps):
+    for (side, tap), maps in features.items():
+        for level, feature in enumerate(maps):
+            if feature.numel():
                 places.append((side, tap, level))
                 extremes += torch.aminmax(feature.detach())
     finite = torch.stack([extreme.float() for extreme in extremes]).isfinite().view(-1, 2).all(1)

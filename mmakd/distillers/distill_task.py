@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from ..config import ConfigError, ConfigProblems, build, suggest
 from ..losses import UncertaintyFeatureLoss
+from ..losses.data_samples import with_data_samples
 from ..losses.precision import float32
+from ..losses.zero import zero_loss
 from ..rng import mix_seed
 
 _KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'loss')
@@ -49,13 +51,19 @@ class DistillTask(nn.Module):
         student_maps (Sequence[Tensor]): Maps (N, C, H, W) or vectors (N, C) of the student's tap
             on a small image.
         teacher_maps (Sequence[Tensor]): Those of the teacher's tap.
-        loss (dict): Config of the loss, built once a level.
+        loss (dict): Config of the loss, built once a level, with ``channels`` (of the teacher's
+            map) and ``level`` where its type has these arguments.
         adapter (dict | str, optional): Config of what maps student channels to teacher channels,
             built once a level with ``in_channels`` and ``out_channels``; ``'auto'`` for a
             ``ConvAdapter`` where channels differ; None for none. Defaults to ``'auto'``.
         resize (bool): Whether the student's maps are resized bilinearly to the teacher's where
             their sizes differ. Defaults to False.
         levels (Sequence[int], optional): The levels compared. Defaults to None, all.
+        data_samples (list, optional): Data samples of two images, with which the loss is tried.
+            Defaults to None.
+
+    Attributes:
+        weight_factor (float): Factor on the loss, set by ``DistillationScheduleHook``.
 
     Raises:
         ConfigError: If the maps cannot be compared, or a component cannot be built.
@@ -63,35 +71,40 @@ class DistillTask(nn.Module):
 
     def __init__(self, name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
                  loss: dict, adapter: dict | str | None = 'auto', resize: bool = False,
-                 levels: Sequence[int] | None = None) -> None:
+                 levels: Sequence[int] | None = None, data_samples: list | None = None) -> None:
         super().__init__()
         self.name = name
         self.levels = levels
         self.resize = resize
+        self.weight_factor = 1.0
         pairs = list(zip(*self._select(student_maps, teacher_maps)))
         problems = ConfigProblems()
         with problems.under('adapter'):
             self.adapters = nn.ModuleList(_build_adapter(adapter, s, t) for s, t in pairs)
         with problems.under('loss'):
-            self.losses = nn.ModuleList(_build_loss(loss) for _ in pairs)
+            self.losses = nn.ModuleList(_build_loss(loss, teacher_map.size(1), level)
+                                        for level, (_, teacher_map) in enumerate(pairs))
         problems.raise_if_any()
         for level, (student_map, teacher_map) in enumerate(pairs):
-            self._try(level, student_map, teacher_map)
+            self._try(level, student_map, teacher_map, data_samples)
         for level, level_loss in enumerate(self.losses):
             if isinstance(level_loss, UncertaintyFeatureLoss):
                 level_loss.reseed(mix_seed(name, level))
 
     @property
     def loss_weight(self) -> float:
-        """float: The weight of its loss; 0 where the task has no effect."""
-        return getattr(self.losses[0], 'loss_weight', 1.0)
+        """float: The weight of its loss at present; 0 where the task has no effect."""
+        return self.weight_factor * getattr(self.losses[0], 'loss_weight', 1.0)
 
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
+                data_samples: list | None = None) -> Tensor:
         """Compute the loss, summed over levels.
 
         Args:
             student_maps (Sequence[Tensor]): Maps (N, C_s, H, W) of the student's tap.
             teacher_maps (Sequence[Tensor]): Maps (N, C_t, H, W) of the teacher's tap.
+            data_samples (list, optional): Those of the batch, for losses that need the ground
+                truth. Defaults to None.
 
         Returns:
             Tensor: Scalar, float32.
@@ -100,8 +113,8 @@ class DistillTask(nn.Module):
             ConfigError: If the taps give unlike numbers of maps, or maps of unlike sizes.
         """
         pairs = zip(*self._select(student_maps, teacher_maps))
-        losses = [self._level_loss(level, *pair) for level, pair in enumerate(pairs)]
-        return torch.stack(losses).sum()
+        losses = [self._level_loss(level, *pair, data_samples) for level, pair in enumerate(pairs)]
+        return self.weight_factor * torch.stack(losses).sum()
 
     def _select(self, student_maps: Sequence[Tensor],
                 teacher_maps: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
@@ -126,7 +139,8 @@ class DistillTask(nn.Module):
         return ([student_maps[level] for level in self.levels],
                 [teacher_maps[level] for level in self.levels])
 
-    def _level_loss(self, level: int, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    def _level_loss(self, level: int, student_map: Tensor, teacher_map: Tensor,
+                    data_samples: list | None) -> Tensor:
         if student_map.dim() != teacher_map.dim():
             raise ConfigError(f'tap: student {tuple(student_map.shape)} and teacher '
                               f'{tuple(teacher_map.shape)} are not both maps or both vectors')
@@ -137,17 +151,22 @@ class DistillTask(nn.Module):
                 raise ConfigError(f'resize=False: student and teacher map of level {level} have '
                                   f'unlike sizes {sizes}; set resize=True or tap elsewhere')
             student_map = F.interpolate(student_map, teacher_map.shape[2:], mode='bilinear')
-        return _in_float32(self.losses[level], student_map, teacher_map)
+        loss = self.losses[level]
+        if not student_map.numel() and not isinstance(loss, UncertaintyFeatureLoss):
+            return zero_loss(loss, student_map)
+        return _in_float32(loss, student_map, teacher_map, data_samples)
 
     @torch.no_grad()
-    def _try(self, level: int, student_map: Tensor, teacher_map: Tensor) -> None:
+    def _try(self, level: int, student_map: Tensor, teacher_map: Tensor,
+             data_samples: list | None) -> None:
         """Run one level once, to find what does not fit and to size what is sized at first use."""
         loss = self.losses[level].eval()
         self.adapters[level].eval()
         try:
             # Two images, since some losses need more than one value a channel.
-            value = self._level_loss(level, *(feature.new_empty(2, *feature.shape[1:]).normal_()
-                                              for feature in (student_map, teacher_map)))
+            of_student, of_teacher = (feature.new_empty(2, *feature.shape[1:]).normal_()
+                                      for feature in (student_map, teacher_map))
+            value = self._level_loss(level, of_student, of_teacher, data_samples)
         except ConfigError:
             raise
         except Exception as error:
@@ -161,12 +180,13 @@ class DistillTask(nn.Module):
 
 
 @float32
-def _in_float32(loss: nn.Module, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    return loss(student_map, teacher_map)
+def _in_float32(loss: nn.Module, student_map: Tensor, teacher_map: Tensor,
+                data_samples: list | None) -> Tensor:
+    return with_data_samples(loss, data_samples)(student_map, teacher_map)
 
 
-def _build_loss(cfg: dict) -> nn.Module:
-    loss = build(cfg)
+def _build_loss(cfg: dict, channels: int, level: int) -> nn.Module:
+    loss = build(cfg, offer=dict(channels=channels, level=level))
     if not isinstance(loss, nn.Module):
         raise ConfigError(f'type={cfg["type"]!r}: is no loss (nn.Module)')
     return loss

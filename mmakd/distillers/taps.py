@@ -104,5 +104,7 @@ def forward_to_taps(model: Any, taps: Iterable[str], inputs: Tensor,
         model.backbone(inputs)
     elif stages <= {'backbone', 'neck'}:
         model.extract_feat(inputs)
+    elif stages <= {'backbone', 'neck', 'rpn_head'}:
+        model.rpn_head.forward(model.extract_feat(inputs))
     else:
         model(inputs, data_samples, mode='tensor')

@@ -1,7 +1,8 @@
 """The frozen teacher."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from .checkpoint import load_teacher_checkpoint
 from .renormalize import renormalize, same_normalization
+from .roi import RoIRecorder
+from .tap_pair import TapPair, dense_taps, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
 
 
@@ -21,7 +24,6 @@ class Teacher:
 
     Args:
         network (BaseModel): The detector or segmentor.
-        taps (Sequence[str]): Where features are read.
         student_preprocessor (nn.Module): The student's ``data_preprocessor``, whose images the
             teacher receives.
         checkpoint (str, optional): Path or URL of its weights; None keeps the random ones.
@@ -30,10 +32,9 @@ class Teacher:
             None follows the student's step.
     """
 
-    def __init__(self, network: BaseModel, taps: Sequence[str], student_preprocessor: nn.Module,
+    def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
                  checkpoint: str | None, strict: bool, precision: torch.dtype | None) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.taps = taps
         self.checkpoint = checkpoint
         self.strict = strict
         self.precision = precision
@@ -53,26 +54,45 @@ class Teacher:
             load_teacher_checkpoint(self.network, self.checkpoint, self.strict)
 
     @torch.no_grad()
-    def features(self, inputs: Tensor, data_samples: list | None,
-                 student_preprocessor: nn.Module) -> dict[str, list[Tensor]]:
-        """Run the network as far as its deepest tap.
+    def features(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None,
+                 student_preprocessor: nn.Module) -> FeatureTaps:
+        """Run the network as far as its deepest tap, but for RoI heads.
 
         Args:
+            pairs (Collection[TapPair]): Where it is tapped.
             inputs (Tensor): Images (N, 3, H, W), normalised the student's way.
             data_samples (list, optional): Their data samples.
             student_preprocessor (nn.Module): The student's ``data_preprocessor``.
 
         Returns:
-            dict[str, list[Tensor]]: The maps of each tap, without gradient.
+            FeatureTaps: What its :func:`mmakd.distillers.tap_pair.dense_taps` gave.
         """
         if not self._same_normalization:
             inputs = renormalize(inputs, data_samples, student_preprocessor,
                                  self.network.data_preprocessor)
-        with FeatureTaps(self.network, self.taps) as taps:
-            if self.precision is None:
-                forward_to_taps(self.network, self.taps, inputs, data_samples)
-            else:
-                with torch.autocast(inputs.device.type, self.precision,
-                                    enabled=self.precision != torch.float32):
-                    forward_to_taps(self.network, self.taps, inputs, data_samples)
-        return taps.features
+        with self._autocast(inputs), FeatureTaps(self.network,
+                                                 dense_taps(self.network, pairs)) as taps:
+            forward_to_taps(self.network, taps.features, inputs, data_samples)
+        return taps
+
+    @torch.no_grad()
+    def roi_features(self, pairs: Collection[TapPair], dense: FeatureTaps,
+                     recorder: RoIRecorder) -> dict[TapPair, FeatureTaps]:
+        """Run the RoI head on the RoIs of the student.
+
+        Args:
+            pairs (Collection[TapPair]): Where the network is tapped.
+            dense (FeatureTaps): What :meth:`features` gave.
+            recorder (RoIRecorder): What the student looked at.
+
+        Returns:
+            dict[TapPair, FeatureTaps]: What the taps in the RoI head gave.
+        """
+        with self._autocast(next(self.network.parameters())):
+            return run_roi_heads(self.network, pairs, dense, recorder)
+
+    def _autocast(self, like: Tensor) -> AbstractContextManager:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(like.device.type, self.precision,
+                              enabled=self.precision != torch.float32)

@@ -14,7 +14,7 @@ def _to_float(features: Any) -> Any:
 
 
 def float32(forward: Callable) -> Callable:
-    """Decorate ``forward(self, preds_S, preds_T)`` to see float32 and no autocast.
+    """Decorate ``forward(self, preds_S, preds_T, ...)`` to see float32 and no autocast.
 
     Args:
         forward (Callable): Method over student's and teacher's features, each a tensor or any
@@ -25,11 +25,11 @@ def float32(forward: Callable) -> Callable:
     """
 
     @wraps(forward)
-    def wrapper(self: Any, preds_S: Any, preds_T: Any) -> Tensor:
-        if not len(preds_S):
+    def wrapper(self: Any, preds_S: Any, preds_T: Any, *args: Any, **kwargs: Any) -> Tensor:
+        first = preds_S if isinstance(preds_S, Tensor) else next(iter(preds_S), None)
+        if first is None:
             raise ValueError('no student map is given')
-        first = preds_S if isinstance(preds_S, Tensor) else preds_S[0]
         with torch.autocast(first.device.type, enabled=False):
-            return forward(self, _to_float(preds_S), _to_float(preds_T))
+            return forward(self, _to_float(preds_S), _to_float(preds_T), *args, **kwargs)
 
     return wrapper

@@ -12,8 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from ..avatars import AvatarVariance, Perturbation
 from ..config import ConfigProblems, build
 from ..rng import mix_seed
+from .data_samples import with_data_samples
 from .precision import float32
 from .shapes import check_same_shape
+from .zero import zero_loss
 
 
 @runtime_checkable
@@ -47,6 +49,10 @@ class UncertaintyFeatureLoss(nn.Module):
         perturb (bool): Whether the targets are the Avatars; False compares with the teacher's own
             map. Defaults to True.
         loss_weight (float): Factor on the loss. Defaults to 1.0.
+        channels (int, optional): Channels of the maps, for a criterion that has to know; found
+            by the distiller. Defaults to None.
+        level (int): Which of a task's levels this is, for a criterion that has to know; given by
+            the distiller. Defaults to 0.
 
     Raises:
         ConfigError: If a component cannot be built, ``num_avatars`` < 1, or sigma is asked for
@@ -59,11 +65,13 @@ class UncertaintyFeatureLoss(nn.Module):
                  uncertainty: dict | None = dict(type='AvatarVariance'),  # noqa: B006
                  num_avatars: int = 1,
                  perturb: bool = True,
-                 loss_weight: float = 1.0) -> None:
+                 loss_weight: float = 1.0,
+                 channels: int | None = None,
+                 level: int = 0) -> None:
         super().__init__()
         problems = ConfigProblems()
         with problems.under('criterion'):
-            self.criterion = build(criterion)
+            self.criterion = build(criterion, offer=dict(channels=channels, level=level))
         self.perturbation: Perturbation | None = None
         self.uncertainty: nn.ModuleList | None = None
         if perturbation is not None:
@@ -106,13 +114,16 @@ class UncertaintyFeatureLoss(nn.Module):
 
     @float32
     def forward(self, preds_S: Tensor | Sequence[Tensor],
-                preds_T: Tensor | Sequence[Tensor]) -> Tensor:
+                preds_T: Tensor | Sequence[Tensor],
+                data_samples: list | None = None) -> Tensor:
         """Compute the loss, summed over levels.
 
         Args:
             preds_S (Tensor | Sequence[Tensor]): Student map (N, C, H, W), vectors (N, C), or a
                 list of them, one a level.
             preds_T (Tensor | Sequence[Tensor]): The teacher's, of the same shapes.
+            data_samples (list, optional): Those of the batch, for a criterion that needs the
+                ground truth. Defaults to None.
 
         Returns:
             Tensor: Scalar, float32.
@@ -131,13 +142,14 @@ class UncertaintyFeatureLoss(nn.Module):
         generator.manual_seed(mix_seed(self._seed, get_rank(), self._num_calls))
         self._num_calls += 1
         losses = [
-            self._level_loss(level, _as_map(map_S), _as_map(map_T.detach()), generator)
+            self._level_loss(level, _as_map(map_S), _as_map(map_T.detach()), generator,
+                             data_samples)
             for level, (map_S, map_T) in enumerate(zip(maps_S, maps_T))
         ]
         return self.loss_weight * torch.stack(losses).sum()
 
     def _level_loss(self, level: int, map_S: Tensor, map_T: Tensor,
-                    generator: torch.Generator) -> Tensor:
+                    generator: torch.Generator, data_samples: list | None) -> Tensor:
         uncertainty = self.uncertainty[level] if self.uncertainty else None
         with torch.no_grad():
             draws: Iterable[Tensor] = ()
@@ -154,15 +166,19 @@ class UncertaintyFeatureLoss(nn.Module):
         if divide is not None:
             map_S = divide(map_S)
             targets = map(divide, targets)
-        return self._mean_criterion(map_S, targets)
+        if not map_S.numel():
+            return zero_loss(self.criterion, map_S)
+        return self._mean_criterion(map_S, targets, data_samples)
 
-    def _mean_criterion(self, map_S: Tensor, targets: Iterable[Tensor]) -> Tensor:
+    def _mean_criterion(self, map_S: Tensor, targets: Iterable[Tensor],
+                        data_samples: list | None) -> Tensor:
+        criterion = with_data_samples(self.criterion, data_samples)
         if not self.perturb or self.num_avatars == 1:
-            return self.criterion(map_S, next(iter(targets)))
+            return criterion(map_S, next(iter(targets)))
         if isinstance(self.criterion, AvatarCriterion):
             return self.criterion.forward_avatars(map_S, targets)
         # Recomputed in the backward pass, so that memory does not grow with K student maps.
-        losses = [checkpoint(self.criterion, map_S, target, use_reentrant=False)
+        losses = [checkpoint(criterion, map_S, target, use_reentrant=False)
                   for target in targets]
         return torch.stack(losses).mean()
 

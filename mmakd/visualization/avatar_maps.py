@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..distillers import AvatarDistiller
 from ..distillers.distill_task import DistillTask
-from ..distillers.taps import FeatureTaps
 from ..losses import UncertaintyFeatureLoss
 
 if TYPE_CHECKING:
@@ -64,11 +63,8 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
     """
     data = model.data_preprocessor(data, training=False)
     inputs, samples = data['inputs'], data['data_samples']
-    student_tap, teacher_tap = model._taps[task]
-    with FeatureTaps(model.student, {student_tap}) as taps:
-        model(inputs, samples, mode='tensor')
-    teacher_maps = model._teacher.features(inputs, samples, model.data_preprocessor)[teacher_tap]
-
+    _, maps = model.run_with_teacher([task], inputs, samples, mode='tensor')
+    student_maps, teacher_maps = maps[task]
     distill_task = cast(DistillTask, model.distiller[task])
     index = level if distill_task.levels is None else distill_task.levels[level]
     loss = distill_task.losses[level]
@@ -83,7 +79,7 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
     return AvatarMaps(
         teacher=teacher[0],
         avatar=loss.perturbation(teacher, generator)[0],
-        student=distill_task.adapters[level](taps.features[student_tap][index])[0],
+        student=distill_task.adapters[level](student_maps[index])[0],
         deviation=variance.expand_as(teacher)[0].sqrt(),
         sigma=loss.sigma[0].flatten())
 

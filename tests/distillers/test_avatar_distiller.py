@@ -278,6 +278,6 @@ def test_any_tap_and_any_loss(toy, loss, tap):
 
 def test_data_samples_may_carry_no_shape(model):
     distiller = model('seg')
-    features = distiller._teacher.features(torch.randn(1, 3, 64, 64), [BaseDataElement()],
-                                           distiller.data_preprocessor)
-    assert set(features) == {'decode_head.conv_seg'}
+    features = distiller._teacher.features(distiller._taps.values(), torch.randn(1, 3, 64, 64),
+                                           [BaseDataElement()], distiller.data_preprocessor)
+    assert set(features.features) == {'decode_head.conv_seg'}

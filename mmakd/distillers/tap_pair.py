@@ -1,0 +1,106 @@
+"""Where a task taps student and teacher, and how the two are run to there."""
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.model import BaseModel
+
+from ..config import ConfigError, ConfigProblems
+from .roi import RoIBranch, RoIRecorder, find_branch
+from .taps import FeatureTaps, check_tap
+
+
+@dataclass(frozen=True)
+class TapPair:
+    """The two modules that a task compares.
+
+    Attributes:
+        student (str): Dotted path of the student's module.
+        teacher (str): Dotted path of the teacher's module.
+        branches (tuple[RoIBranch, RoIBranch], optional): The branches of the two RoI heads in
+            which they lie. Defaults to None, outside RoI heads.
+    """
+
+    student: str
+    teacher: str
+    branches: tuple[RoIBranch, RoIBranch] | None = None
+
+
+def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str]) -> TapPair:
+    """Check a task's taps against the networks.
+
+    Args:
+        student (BaseModel): The student.
+        teacher (BaseModel): The teacher.
+        taps (tuple[str, str]): Paths of the student's and of the teacher's module.
+
+    Returns:
+        TapPair: The pair.
+
+    Raises:
+        ConfigError: If one is no module, or only one of them lies in a RoI head.
+    """
+    keys = ('tap', 'tap') if taps[0] == taps[1] else ('student_tap', 'teacher_tap')
+    sides = ('student', 'teacher')
+    problems = ConfigProblems()
+    branches = []
+    for network, key, tap, side in zip((student, teacher), keys, taps, sides):
+        try:
+            check_tap(network, key, tap, side)
+            branches.append(find_branch(network, key, tap))
+        except ConfigError as error:
+            problems.problems += error.problems
+    problems.raise_if_any()
+    in_student, in_teacher = branches
+    if in_student is None and in_teacher is None:
+        return TapPair(*taps)
+    if in_student is None or in_teacher is None or in_student.kind != in_teacher.kind:
+        raise ConfigError(f'student_tap={taps[0]!r}: the teacher is tapped at {taps[1]!r}, and a '
+                          "RoI head runs on the student's RoIs; tap the box heads of both, or "
+                          'the mask heads')
+    return TapPair(*taps, branches=(in_student, in_teacher))
+
+
+def dense_taps(teacher: BaseModel, pairs: Collection[TapPair]) -> set[str]:
+    """List what a teacher is tapped at before its RoI head runs.
+
+    Args:
+        teacher (BaseModel): The teacher.
+        pairs (Collection[TapPair]): The taps.
+
+    Returns:
+        set[str]: Paths outside RoI heads, and what a RoI head takes its features from.
+    """
+    taps = {pair.teacher for pair in pairs if not pair.branches}
+    return taps | {_roi_input(teacher)} if any(pair.branches for pair in pairs) else taps
+
+
+def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: FeatureTaps,
+                  recorder: RoIRecorder) -> dict[TapPair, FeatureTaps]:
+    """Run the teacher's RoI head on the RoIs of the student.
+
+    Args:
+        teacher (BaseModel): The teacher.
+        pairs (Collection[TapPair]): The taps; those outside RoI heads are passed over.
+        dense (FeatureTaps): What the teacher gave at its :func:`dense_taps`.
+        recorder (RoIRecorder): What the student looked at.
+
+    Returns:
+        dict[TapPair, FeatureTaps]: What the taps in RoI heads gave.
+    """
+    features: dict[TapPair, FeatureTaps] = {}
+    for pair in pairs:
+        if pair.branches and pair not in features:
+            together = [other for other in pairs if other.branches == pair.branches]
+            student_branch, teacher_branch = pair.branches
+            with FeatureTaps(teacher, {other.teacher for other in together}) as taps:
+                for rois in recorder.rois[student_branch]:
+                    teacher_branch.run(teacher, dense.features[_roi_input(teacher)], rois)
+            features.update(dict.fromkeys(together, taps))
+    return features
+
+
+def _roi_input(detector: Any) -> str:
+    return 'neck' if detector.with_neck else 'backbone'
