@@ -1,6 +1,7 @@
 """The model that is trained: a student that learns from a frozen teacher as well."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from ..config import ConfigProblems
 from ..rng import preserve_rng
 from .assembly import build_network, build_tasks, published_checkpoint, read_taps
+from .finite import find_nonfinite
 from .inherit import inherit, inherited_keys
 from .roi import RoIRecorder
+from .tap_pair import TapPair
 from .taps import FeatureTaps
 from .teacher import Teacher
 
@@ -49,6 +52,9 @@ class AvatarDistiller(BaseModel):
             teacher's forward pass. Defaults to None, that of the student's step.
         inherit (Sequence[str]): Parts of the student, such as ``['neck', 'bbox_head']``, that
             start from the teacher's weights where names and shapes agree. Defaults to ().
+        skip_nonfinite (bool): Whether a step with a feature or a loss that is not finite goes
+            without distillation, and is counted in the log as ``distill.skipped_steps``, instead
+            of ending the training. Defaults to False.
 
     Attributes:
         student (BaseModel): The plain student.
@@ -63,7 +69,8 @@ class AvatarDistiller(BaseModel):
 
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
                  teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
-                 teacher_precision: str | None = None, inherit: Sequence[str] = ()) -> None:
+                 teacher_precision: str | None = None, inherit: Sequence[str] = (),
+                 skip_nonfinite: bool = False) -> None:
         # Not BaseModel's: the data preprocessor is the student's.
         BaseModule.__init__(self)
         problems = ConfigProblems()
@@ -92,6 +99,9 @@ class AvatarDistiller(BaseModel):
         self._inherit = inherit
         self._share_tables(networks[0])
         self.distiller = tasks
+        self._skip_nonfinite = skip_nonfinite
+        if skip_nonfinite:
+            tasks.register_buffer('skipped_steps', torch.zeros(()))
         self._teacher = Teacher(
             networks[1], networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
             _PRECISIONS[teacher_precision] if teacher_precision else None)
@@ -173,16 +183,40 @@ class AvatarDistiller(BaseModel):
             ``distill.loss_<task>`` for each task.
 
         Raises:
-            FloatingPointError: If a tapped feature is not finite.
+            FloatingPointError: If a tapped feature or a distillation loss is not finite on any
+                rank, on all of them.
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
         active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
         losses, maps = self.run_with_teacher(active, inputs, data_samples, mode='loss')
-        for name, task in self.distiller.items():
-            losses[f'distill.loss_{name}'] = (
-                task(*maps[name], data_samples) if name in maps else _no_loss(task, inputs))
+        if self._is_wrong(_name_maps(self._taps, maps)):
+            maps = {}
+        distilled = {name: task(*maps[name], data_samples) if name in maps else
+                     _no_loss(task, inputs) for name, task in self.distiller.items()}
+        if self._is_wrong({f'the loss of task {name!r}': distilled[name] for name in maps}):
+            distilled = {name: _no_loss(task, inputs) for name, task in self.distiller.items()}
+        losses.update({f'distill.loss_{name}': loss for name, loss in distilled.items()})
+        if self._skip_nonfinite:
+            losses['distill.skipped_steps'] = self.distiller.skipped_steps
         return losses
+
+    def _is_wrong(self, values: dict[str, Tensor]) -> bool:
+        """Stop at values that are not finite, or have this step's distillation skipped."""
+        wrong = ', '.join(find_nonfinite(values)) if values else ''
+        if not wrong:
+            return False
+        iteration = MessageHub.get_current_instance().get_info('iter')
+        message = f'not finite at iteration {iteration}: {wrong}'
+        if not self._skip_nonfinite:
+            raise FloatingPointError(
+                f'{message}. For the student, lower the learning rate or clip gradients; for the '
+                'teacher, check teacher_ckpt and teacher_precision; skip_nonfinite=True goes on '
+                'without distillation in such steps')
+        self.distiller.skipped_steps += 1
+        print_log(f'{message}; this step goes without distillation', 'current',
+                  level=logging.WARNING)
+        return True
 
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
                          mode: str) -> tuple[Any, dict[str, tuple[list[Tensor], list[Tensor]]]]:
@@ -197,9 +231,6 @@ class AvatarDistiller(BaseModel):
         Returns:
             tuple: What the student returns, and by task the maps of the student's and of the
             teacher's tap.
-
-        Raises:
-            FloatingPointError: If a tapped feature is not finite.
         """
         pairs = {name: self._taps[name] for name in tasks}
         if pairs:
@@ -215,8 +246,6 @@ class AvatarDistiller(BaseModel):
         rois = self._teacher.roi_features(pairs.values(), dense, recorder)
         maps = {name: (taps.features[pair.student], rois.get(pair, dense).features[pair.teacher])
                 for name, pair in pairs.items()}
-        _check_finite({('student', pair.student): maps[name][0] for name, pair in pairs.items()} |
-                      {('teacher', pair.teacher): maps[name][1] for name, pair in pairs.items()})
         return outputs, maps
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -239,24 +268,12 @@ def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
     return zero
 
 
-def _check_finite(features: dict[tuple[str, str], list[Tensor]]) -> None:
-    """Stop at a NaN or an infinity before it reaches sigma or the student's weights."""
-    places: list[tuple[str, str, int]] = []
-    extremes: list[Tensor] = []
-    for (side, tap), maps in features.items():
-        for level, feature in enumerate(maps):
-            if feature.numel():
-                places.append((side, tap, level))
-                extremes += torch.aminmax(feature.detach())
-    finite = torch.stack([extreme.float() for extreme in extremes]).isfinite().view(-1, 2).all(1)
-    if finite.all():
-        return
-    iteration = MessageHub.get_current_instance().get_info('iter')
-    wrong = ', '.join(f"the {side}'s tap {tap!r} (map {level})"
-                      for (side, tap, level), good in zip(places, finite.tolist()) if not good)
-    raise FloatingPointError(
-        f'not finite at iteration {iteration}: {wrong}. For the student, lower the learning rate '
-        'or clip gradients; for the teacher, check teacher_ckpt and teacher_precision')
+def _name_maps(pairs: dict[str, TapPair], maps: dict[str, tuple[list[Tensor], list[Tensor]]]
+               ) -> dict[str, Tensor]:
+    return {f"the {side}'s tap {tap!r} (map {level})": feature
+            for name, of_task in maps.items()
+            for side, tap, features in zip(('student', 'teacher'), pairs[name].taps, of_task)
+            for level, feature in enumerate(features)}
 
 
 def _accept_plain_student(model: nn.Module, incompatible_keys: Any) -> None:

@@ -27,6 +27,11 @@ class TapPair:
     teacher: str
     branches: tuple[RoIBranch, RoIBranch] | None = None
 
+    @property
+    def taps(self) -> tuple[str, str]:
+        """tuple[str, str]: Paths of the student's and of the teacher's module."""
+        return self.student, self.teacher
+
 
 def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str]) -> TapPair:
     """Check a task's taps against the networks.

@@ -281,3 +281,44 @@ def test_data_samples_may_carry_no_shape(model):
     features = distiller._teacher.features(distiller._taps.values(), torch.randn(1, 3, 64, 64),
                                            [BaseDataElement()], distiller.data_preprocessor)
     assert set(features.features) == {'decode_head.conv_seg'}
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(model):
+    distiller = model('det', **{'model.skip_nonfinite': True})
+    inputs, samples = batch()
+    good = distiller(inputs, samples, mode='loss')
+    assert good['distill.loss_fpn'] > 0 and good['distill.skipped_steps'] == 0
+    weight = distiller.teacher.neck.fpn_convs[1].conv.weight
+    kept = weight.clone()
+    with torch.no_grad():
+        weight.fill_(float('nan'))
+    plain = distiller.student(inputs, samples, mode='loss')
+    bad = distiller(inputs, samples, mode='loss')
+    assert bad['distill.loss_fpn'] == 0 and bad['distill.skipped_steps'] == 1
+    assert all(torch.equal(torch.stack(bad[key]), torch.stack(value))
+               for key, value in plain.items())
+    total, logged = distiller.parse_losses(bad)
+    total.backward()
+    assert 'distill.skipped_steps' in logged and total < 1e3
+    assert all(p.grad is None for p in distiller.distiller.parameters())
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert distiller(inputs, samples, mode='loss')['distill.loss_fpn'] > 0
+    assert distiller.state_dict()['distiller.skipped_steps'] == 1
+
+
+@pytest.mark.parametrize('skip', [True, False])
+def test_a_loss_that_is_not_finite(toy, skip):
+    """A squared error of 1e30 overflows, its features do not."""
+    cfg = toy('det', 'akd-cwd', **{'model.skip_nonfinite': skip})
+    cfg.model.distill.fpn.loss = dict(type='FeatureMSELoss')
+    init_default_scope('mmdet')
+    distiller = MODELS.build(cfg.model)
+    with torch.no_grad():
+        for conv in distiller.teacher.neck.fpn_convs:
+            conv.bn.weight.fill_(1e30)
+    if skip:
+        assert distiller(*batch(), mode='loss')['distill.loss_fpn'] == 0
+    else:
+        with pytest.raises(FloatingPointError, match="the loss of task 'fpn'"):
+            distiller(*batch(), mode='loss')
