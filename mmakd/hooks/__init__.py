@@ -1,4 +1,7 @@
 """Hooks."""
+from .distillation_schedule_hook import DistillationScheduleHook
+from .exact_resume_hook import ExactResumeHook
 from .perturbation_hook import PerturbationHook
+from .teacher_eval_hook import TeacherEvalHook
 
-__all__ = ['PerturbationHook']
+__all__ = ['DistillationScheduleHook', 'ExactResumeHook', 'PerturbationHook', 'TeacherEvalHook']

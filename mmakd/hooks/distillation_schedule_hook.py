@@ -1,0 +1,123 @@
+"""Schedule of the distillation."""
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from ..config import ConfigError, ConfigProblems, suggest
+from .model import unwrapped_model
+from .schedule import Schedule
+
+_KEY = 'custom_hooks.DistillationScheduleHook'
+
+
+@HOOKS.register_module()
+class DistillationScheduleHook(Hook):
+    """Sets the weights of distillation tasks over training.
+
+    Before each iteration the ``weight_factor`` of every task, a factor on its loss, is set; it
+    depends on the iteration or epoch only, so a resumed run goes on rightly. Counted from 0:
+
+    - before ``begin``, and from ``stop`` on, it is 0: the task is off. (The strength of
+      ``PerturbationHook`` holds there instead.)
+    - in between, it is ``start``, or goes from ``start`` towards ``end``;
+    - the first ``warmup`` iterations or epochs from ``begin`` on, k = 0, 1, ..., multiply this by
+      (k + 1) / (``warmup`` + 1).
+
+    While all tasks of a model are off, its teacher does not run, and training is the student's
+    own. The message hub, and through it every visualizer, gets ``distill_weight/<task>``.
+
+    Args:
+        tasks (Sequence[str], optional): Names of the tasks. Defaults to None, all.
+        mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` go from ``start``
+            at ``begin`` to ``end`` at ``stop``. Defaults to ``'constant'``.
+        start (float): First factor, >= 0. Defaults to 1.0.
+        end (float): Last factor, >= 0; of no effect in mode ``'constant'``. Defaults to 0.0.
+        warmup (int): Length of the linear warm-up, in iterations or epochs. Defaults to 0.
+        begin (int): Where distillation begins, in iterations or epochs. Defaults to 0.
+        stop (int, optional): Where it stops. Defaults to None, the end of training.
+        by_epoch (bool): Whether ``begin``, ``stop`` and ``warmup`` count epochs, and the factor
+            changes between epochs only. Defaults to False.
+
+    Raises:
+        ConfigError: With all problems at once, if an argument is wrong.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, tasks: Sequence[str] | None = None, mode: str = 'constant',
+                 start: float = 1.0, end: float = 0.0, warmup: int = 0, begin: int = 0,
+                 stop: int | None = None, by_epoch: bool = False) -> None:
+        problems = ConfigProblems()
+        if tasks is not None and (not isinstance(tasks, (list, tuple)) or not tasks or
+                                  not all(isinstance(name, str) for name in tasks)):
+            problems.add(f'{_KEY}.tasks={tasks!r}: must be None (all tasks) or a list of names, '
+                         "e.g. ['fpn']")
+        with problems.under(_KEY):
+            self.schedule = Schedule(mode, start, end, begin, stop, by_epoch)
+        if not isinstance(warmup, int) or warmup < 0:
+            problems.add(f'{_KEY}.warmup={warmup!r}: must be an integer >= 0')
+        problems.raise_if_any()
+        if stop is not None and warmup > stop - begin:
+            raise ConfigError(f'{_KEY}.warmup={warmup}: is longer than from begin={begin} to '
+                              f'stop={stop}; shorten it')
+        self.tasks = tasks
+        self.warmup = warmup
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the schedule against model and training.
+
+        Args:
+            runner (Runner): The runner of the training process.
+
+        Raises:
+            ConfigError: With all problems at once, if the model has no tasks or not these, another
+                hook sets the same task, or epochs are counted in an iteration-based loop.
+        """
+        problems = ConfigProblems()
+        known = getattr(unwrapped_model(runner), 'distiller', None)
+        if not isinstance(known, nn.ModuleDict):
+            problems.add(f'{_KEY}: the model has no distillation tasks; remove the hook or train '
+                         "model=dict(type='AvatarDistiller', ...)")
+        else:
+            for name in self._names(known):
+                if name not in known:
+                    problems.add(f'{_KEY}.tasks={self.tasks!r}: the model has no task {name!r}; '
+                                 f'{suggest(name, known)}')
+            for name in known:
+                hooks = [hook for hook in runner.hooks
+                         if isinstance(hook, DistillationScheduleHook)
+                         and name in hook._names(known)]
+                if len(hooks) > 1 and self in hooks:
+                    problems.add(f'{_KEY}.tasks={self.tasks!r}: {len(hooks)} such hooks set the '
+                                 f'task {name!r}; leave it to one of them')
+        with problems.under(_KEY):
+            self.schedule.check(runner)
+        problems.raise_if_any()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Set and log the factors.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): Index of the batch in the loop.
+            data_batch (Any): The batch. Defaults to None.
+        """
+        tasks: Any = unwrapped_model(runner).distiller
+        factor = self._factor(runner)
+        for name in self._names(tasks):
+            tasks[name].weight_factor = factor
+            runner.message_hub.update_scalar(f'train/distill_weight/{name}', factor)
+
+    def _names(self, known: Iterable[str]) -> list[str]:
+        return list(known if self.tasks is None else self.tasks)
+
+    def _factor(self, runner: Runner) -> float:
+        now, stop = self.schedule.now(runner), self.schedule.stop
+        past = now - self.schedule.begin
+        if past < 0 or (stop is not None and now >= stop):
+            return 0.0
+        return self.schedule.value(runner) * min((past + 1) / (self.warmup + 1), 1.0)

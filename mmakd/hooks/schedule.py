@@ -1,0 +1,87 @@
+"""A value that changes during training."""
+import math
+
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from ..config import ConfigError, suggest
+
+_MODES = ('constant', 'linear', 'cosine')
+
+
+class Schedule:
+    """A value that goes from ``start`` at ``begin`` to ``end`` at ``stop``, and holds outside.
+
+    Args:
+        mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` name the way to
+            ``end``.
+        start (float): First value, >= 0.
+        end (float): Last value, >= 0; of no effect in mode ``'constant'``.
+        begin (int): Where the way begins, in iterations or epochs.
+        stop (int, optional): Where it ends; None for the end of training.
+        by_epoch (bool): Whether ``begin`` and ``stop`` count epochs, and the value changes between
+            epochs only.
+
+    Raises:
+        ConfigError: With all problems at once, if an argument is wrong.
+    """
+
+    def __init__(self, mode: str, start: float, end: float, begin: int, stop: int | None,
+                 by_epoch: bool) -> None:
+        problems = []
+        if mode not in _MODES:
+            problems.append(f'mode={mode!r}: {suggest(mode, _MODES)}')
+        for key, value in (('start', start), ('end', end)):
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                problems.append(f'{key}={value!r}: must be a number >= 0, e.g. 1.0')
+        if not isinstance(begin, int) or begin < 0:
+            problems.append(f'begin={begin!r}: must be an integer >= 0')
+        elif stop is not None and (not isinstance(stop, int) or stop <= begin):
+            problems.append(f'stop={stop!r}: must be None or an integer > begin={begin}')
+        if problems:
+            raise ConfigError(problems)
+        self.start = start
+        self.end = start if mode == 'constant' else end
+        self.begin = begin
+        self.stop = stop
+        self.by_epoch = by_epoch
+        self._is_cosine = mode == 'cosine'
+
+    def check(self, runner: Runner) -> None:
+        """Check the schedule against the training.
+
+        Args:
+            runner (Runner): The runner of the training process.
+
+        Raises:
+            ConfigError: If epochs are counted in an iteration-based loop.
+        """
+        if self.by_epoch and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ConfigError('by_epoch=True: this training counts iterations; set by_epoch=False')
+
+    def now(self, runner: Runner) -> int:
+        """Tell how far the training is.
+
+        Args:
+            runner (Runner): The runner of the training process.
+
+        Returns:
+            int: Finished iterations, or epochs with ``by_epoch``.
+        """
+        return runner.epoch if self.by_epoch else runner.iter
+
+    def value(self, runner: Runner) -> float:
+        """Compute the value at present, from the iteration or epoch alone.
+
+        Args:
+            runner (Runner): The runner of the training process.
+
+        Returns:
+            float: Between ``start`` and ``end``.
+        """
+        last = runner.max_epochs if self.by_epoch else runner.max_iters
+        stop = last if self.stop is None else self.stop
+        past = (self.now(runner) - self.begin) / max(stop - self.begin, 1)
+        progress = min(max(past, 0.0), 1.0)
+        if self._is_cosine:
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return self.start + (self.end - self.start) * progress

@@ -1,0 +1,180 @@
+"""The teacher's own score."""
+import copy
+import logging
+import re
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from rich.progress import track
+
+from ..config import ConfigError, ConfigProblems
+from ..references import resolve_model
+from ..rng import preserve_rng
+from .model import unwrapped_model
+from .score_cache import ScoreCache, digest
+
+_KEY = 'custom_hooks.TeacherEvalHook'
+# The metrics that tell how good a network is, as their names end, and what a perfect one gets.
+_PERFECT = dict(mAP=1, AP=1, AP50=1, mIoU=100, mDice=100, mFscore=100, PQ=100)
+_CAUSES = ("its class list or their order differs from the data set's, its checkpoint was "
+           'trained on other data, or its data_preprocessor is not the one it was trained with')
+
+
+@HOOKS.register_module()
+class TeacherEvalHook(Hook):
+    """Evaluates the teacher once before training and logs its score beside the student's.
+
+    The teacher gets the images of ``val_dataloader`` through its own ``data_preprocessor``, in
+    float32, and is scored by an evaluator built anew from ``val_evaluator``. Every validation of
+    the student then logs ``teacher/<metric>`` too. A warning says where the score is below 1 % of
+    a perfect one, or no better than the student's at the first validation; both look at the first
+    metric whose name ends in mAP, AP, AP50, mIoU, mDice, mFscore or PQ.
+
+    The score is kept in a file named by a SHA-256 over the teacher's weights as loaded and the
+    rest that it depends on: the teacher's config, the config, the length and the annotations of
+    the data set, the batch size and the config of the evaluator. A resumed run, and any other with
+    the same teacher and data, reads it there. Images changed in place, and label maps of
+    segmentation, are not noticed: delete the file then.
+
+    The student is what it would be without the hook, bit for bit.
+
+    Args:
+        cache_dir (str, optional): Folder of the scores. Defaults to None, ``mmakd/teacher_scores``
+            in torch hub's folder.
+
+    Attributes:
+        scores (dict[str, float]): The teacher's scores by metric; empty before training.
+
+    Raises:
+        ConfigError: If ``cache_dir`` is no path.
+    """
+
+    # After RuntimeInfoHook, which notes the student's metrics; before LoggerHook, which reads.
+    priority = 'NORMAL'
+
+    def __init__(self, cache_dir: str | None = None) -> None:
+        if cache_dir is not None and (not isinstance(cache_dir, str) or not cache_dir):
+            raise ConfigError(f'{_KEY}.cache_dir={cache_dir!r}: must be None or the path of a '
+                              'folder')
+        self.cache_dir = cache_dir
+        self.scores: dict[str, float] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the teacher's scores in the cache, or evaluate it.
+
+        Args:
+            runner (Runner): The runner of the training process.
+
+        Raises:
+            ConfigError: If there is no teacher or no validation, or the teacher's predictions do
+                not fit the evaluator.
+        """
+        self._check(runner)
+        teacher = unwrapped_model(runner).teacher
+        cache = ScoreCache(self.cache_dir or Path(torch.hub.get_dir(), 'mmakd', 'teacher_scores'))
+        found: list[Any] = [None]
+        if is_main_process():
+            name = _score_name(runner, teacher)
+            found = [cache.load(name)]
+        # All ranks evaluate, or none.
+        broadcast_object_list(found)
+        if found[0] is None:
+            print_log('Evaluating the teacher on the validation set', 'current')
+            self.scores = _evaluate(runner, teacher)
+            if is_main_process():
+                cache.save(name, self.scores, teacher_ckpt=runner.cfg.model.get('teacher_ckpt'))
+        else:
+            self.scores = found[0]
+        listed = ', '.join(f'{metric}: {score:.4f}' for metric, score in self.scores.items())
+        print_log(f"The teacher's score{'' if found[0] is None else ' (cached)'}: "
+                  f"{listed or 'none'}", 'current')
+        main = self._main_metric()
+        if not self.scores:
+            _warn('The teacher has no score: it finds nothing at all, or val_evaluator only '
+                  'writes files')
+        elif main and not self.scores[main] > 0.01 * _PERFECT[_kind(main)]:
+            _warn(f'The teacher scores next to nothing ({main}: {self.scores[main]:.4f})')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Log the teacher's scores; at the first validation compare them with the student's.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            metrics (dict[str, float], optional): The student's. Defaults to None.
+        """
+        hub = runner.message_hub
+        for metric, score in self.scores.items():
+            hub.update_scalar(f'val/teacher/{metric}', score)
+        main = self._main_metric()
+        if not main or not metrics or main not in metrics:
+            return
+        # The hub's history comes back with a resumed training.
+        is_first = len(hub.get_scalar(f'val/teacher/{main}').data[0]) == 1
+        if is_first and not self.scores[main] > metrics[main]:
+            _warn(f'The teacher ({main}: {self.scores[main]:.4f}) is no better than the student '
+                  f'at its first validation ({metrics[main]:.4f})')
+
+    def _check(self, runner: Runner) -> None:
+        problems = ConfigProblems()
+        if not isinstance(getattr(unwrapped_model(runner), 'teacher', None), BaseModel):
+            problems.add(f'{_KEY}: the model has no teacher; remove the hook or train '
+                         "model=dict(type='AvatarDistiller', ...)")
+        elif 'teacher' not in runner.cfg.get('model', {}):
+            problems.add(f"{_KEY}: the runner's config has no model.teacher; build the runner "
+                         'by Runner.from_cfg')
+        if runner.val_loop is None or not runner.cfg.get('val_evaluator'):
+            problems.add(f'{_KEY}: the config has no validation; remove the hook or give val_cfg, '
+                         'val_dataloader and val_evaluator')
+        problems.raise_if_any()
+
+    def _main_metric(self) -> str | None:
+        return next((metric for metric in self.scores if _kind(metric) in _PERFECT), None)
+
+
+def _kind(metric: str) -> str:
+    return re.split('[/_]', metric)[-1]
+
+
+def _warn(message: str) -> None:
+    print_log(f'{message}. Perhaps {_CAUSES}.', 'current', level=logging.WARNING)
+
+
+def _score_name(runner: Runner, teacher: BaseModel) -> str:
+    dataset = runner.val_dataloader.dataset
+    info = getattr(dataset, 'get_data_info', None)
+    annotations = [info(i) for i in range(len(dataset))] if info else []
+    return digest(teacher, resolve_model(runner.cfg.model.teacher),
+                  runner.cfg.val_dataloader.dataset, runner.val_dataloader.batch_size,
+                  len(dataset), annotations, getattr(dataset, 'metainfo', None),
+                  runner.cfg.val_evaluator)
+
+
+@torch.no_grad()
+def _evaluate(runner: Runner, teacher: BaseModel) -> dict[str, float]:
+    # Tells its data preprocessor too, which the model's own ``to`` does not reach.
+    teacher.to(next(teacher.parameters()).device)
+    # A copy, so that the student's validation starts its own worker processes, and the draw of
+    # their seed from the global stream stays where it was.
+    dataloader = copy.copy(runner.val_dataloader)
+    with preserve_rng():
+        evaluator = runner.build_evaluator(runner.cfg.val_evaluator)
+        evaluator.dataset_meta = getattr(dataloader.dataset, 'metainfo', None)
+        try:
+            for batch in track(dataloader, 'Evaluating the teacher',
+                               disable=not is_main_process()):
+                evaluator.process(data_samples=teacher.val_step(batch), data_batch=batch)
+            metrics = evaluator.evaluate(len(dataloader.dataset))
+        except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f'{_KEY}: the teacher cannot be evaluated on the validation set '
+                f'({type(error).__name__}: {error}). Perhaps {_CAUSES}; set that right, or remove '
+                'the hook where the teacher need not predict these classes') from error
+    return {metric: float(score) for metric, score in metrics.items() if isinstance(score, Real)}
