@@ -1,13 +1,14 @@
 """Building registered components from configs, with errors in terms of config keys."""
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 
 _MOST_SHOWN = 12
+_MOST_LETTERS = 60
 
 class ConfigError(ValueError):
     """A config that cannot be run.
@@ -100,6 +101,92 @@ def check_positive(key: str, value: Any) -> None:
         raise ConfigError(f'{key}={value!r}: must be a number > 0, e.g. 1.0')
 
 
+def find_type(cfg: Any, registry: Registry = MODELS) -> Any:
+    """Find what the ``type`` of a component's config stands for.
+
+    Args:
+        cfg (dict): Config with the key ``type``.
+        registry (Registry): Where it is registered. Defaults to ``MODELS``.
+
+    Returns:
+        Any: The class or function.
+
+    Raises:
+        ConfigError: If ``cfg`` is no dict with a ``type``, or the type is not registered.
+    """
+    if not isinstance(cfg, dict):
+        raise ConfigError(f'={cfg!r}: expected dict(type=...)')
+    if 'type' not in cfg:
+        raise ConfigError(f'type: missing in {_brief(dict(cfg))}; name a registered class')
+    name = cfg['type']
+    with registry.switch_scope_and_registry(_scope(cfg)) as scoped:
+        found = scoped.get(name) if isinstance(name, str) else name
+        if found is None:
+            known = set(scoped.module_dict) | set(registry.module_dict)
+            raise ConfigError(f'type={name!r}: not registered; '
+                              f'{suggest(str(name).split(".")[-1], known)}')
+    if not callable(found):
+        raise ConfigError(f'type={name!r}: expected the name of a registered class')
+    return found
+
+
+def known_arguments(found: Any) -> set[str] | None:
+    """List the arguments that a class or function takes by name.
+
+    Args:
+        found (Any): The class or function. Where a class takes ``**kwargs``, the arguments of
+            the next class in its method resolution order count too.
+
+    Returns:
+        set[str] | None: Their names; None where any name is taken.
+    """
+    known: set[str] = set()
+    for function in _initializers(found):
+        parameters = inspect.signature(function).parameters.values()
+        known.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD,
+                                                              p.KEYWORD_ONLY))
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            return known - {'self'}
+    return None
+
+
+def unknown_arguments(cfg: dict, found: Any, given: Collection[str] = ()) -> list[str]:
+    """Check the keys of a component's config.
+
+    Args:
+        cfg (dict): Config with the key ``type``.
+        found (Any): What its type stands for.
+        given (Collection[str]): Arguments that no config gives. Defaults to ().
+
+    Returns:
+        list[str]: A problem for each key that is no argument.
+    """
+    known = known_arguments(found)
+    if known is None:
+        return []
+    valid = {'type', *known}.difference(given)
+    return [f'{key}={_brief(cfg[key])}: {cfg["type"]} has no such argument; {suggest(key, valid)}'
+            for key in sorted(set(cfg) - known - {'type', '_scope_'})]
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_LETTERS else f'{text[:_MOST_LETTERS - 3]}...'
+
+
+def _scope(cfg: dict) -> str | None:
+    scope, name = cfg.get('_scope_'), cfg['type']
+    if scope is None and isinstance(name, str) and name.count('.') == 1:
+        return name.split('.')[0]
+    return scope
+
+
+def _initializers(found: Any) -> list[Callable]:
+    if not inspect.isclass(found):
+        return [found]
+    return [vars(base)['__init__'] for base in found.__mro__ if '__init__' in vars(base)]
+
+
 def build(cfg: Any, offer: dict[str, Any] | None = None, **defaults: Any) -> Any:
     """Build a component of the ``MODELS`` registry.
 
@@ -119,31 +206,16 @@ def build(cfg: Any, offer: dict[str, Any] | None = None, **defaults: Any) -> Any
         ConfigError: If ``cfg`` is no dict with a ``type``, the type is not registered, or its
             arguments are wrong.
     """
-    if not isinstance(cfg, dict):
-        raise ConfigError(f'={cfg!r}: expected dict(type=...)')
-    if 'type' not in cfg:
-        raise ConfigError(f'type: missing in {dict(cfg)!r}; name a registered class')
-    name = cfg['type']
-    scope = cfg.get('_scope_')
-    if scope is None and isinstance(name, str) and name.count('.') == 1:
-        scope = name.split('.')[0]
-    with MODELS.switch_scope_and_registry(scope) as registry:
-        cls = registry.get(name) if isinstance(name, str) else name
-        if cls is None:
-            known = set(registry.module_dict) | set(MODELS.module_dict)
-            raise ConfigError(f'type={name!r}: not registered; '
-                              f'{suggest(str(name).split(".")[-1], known)}')
-        parameters = inspect.signature(cls).parameters
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-            unknown = set(cfg) - set(parameters) - {'type', '_scope_'}
-            if unknown:
-                raise ConfigError([
-                    f'{key}={cfg[key]!r}: {name} has no such argument; {suggest(key, parameters)}'
-                    for key in sorted(unknown)])
+    found = find_type(cfg)
+    problems = unknown_arguments(cfg, found)
+    if problems:
+        raise ConfigError(problems)
+    named = inspect.signature(found).parameters
+    taken = {key: value for key, value in (offer or {}).items() if key in named}
+    with MODELS.switch_scope_and_registry(_scope(cfg)) as registry:
         try:
-            taken = {key: value for key, value in (offer or {}).items() if key in parameters}
             return registry.build({**taken, **defaults, **cfg})
         except ConfigError:
             raise
         except (AssertionError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f'type={name!r}: {error}') from error
+            raise ConfigError(f'type={cfg["type"]!r}: {error}') from error

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from .config import ConfigError, ConfigProblems, suggest
+from .config_file import read_config
 
 _PACKAGES = ('mmdet', 'mmseg')
 
@@ -57,7 +58,10 @@ def resolve_model(model: str | dict) -> dict:
     if not path.is_file():
         raise ConfigError(f'={model!r}: no such config file; a relative path starts at '
                           f'{Path.cwd()}')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = read_config(path)
+    except ConfigError as error:
+        raise ConfigError(f'={model!r}: {error}') from error
     if 'model' not in cfg:
         raise ConfigError(f'={model!r}: defines no model')
     scope = model.split('::')[0] if is_reference(model) else cfg.get('default_scope')

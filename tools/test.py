@@ -105,8 +105,6 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise ConfigError(f'checkpoint={args.checkpoint!r}: no such file')
     if args.show or args.show_dir:
         enable_pictures(cfg, args)
     if args.tta:

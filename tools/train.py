@@ -90,7 +90,7 @@ def main() -> None:
     if args.resume:
         enable_resume(cfg, args.resume)
     check_data(cfg, 'train', 'val')
-    build_runner(cfg).train()
+    build_runner(cfg, partial=not cfg.get('resume')).train()
 
 
 if __name__ == '__main__':

@@ -213,7 +213,7 @@ class AvatarDistiller(BaseModel):
                 f'{message}. For the student, lower the learning rate or clip gradients; for the '
                 'teacher, check teacher_ckpt and teacher_precision; skip_nonfinite=True goes on '
                 'without distillation in such steps')
-        self.distiller.skipped_steps += 1
+        self.distiller.get_buffer('skipped_steps').add_(1)
         print_log(f'{message}; this step goes without distillation', 'current',
                   level=logging.WARNING)
         return True

@@ -52,7 +52,8 @@ class DistillTask(nn.Module):
             on a small image.
         teacher_maps (Sequence[Tensor]): Those of the teacher's tap.
         loss (dict): Config of the loss, built once a level, with ``channels`` (of the teacher's
-            map) and ``level`` where its type has these arguments.
+            map) and ``level`` (the map's number among the teacher's) where its type has these
+            arguments.
         adapter (dict | str, optional): Config of what maps student channels to teacher channels,
             built once a level with ``in_channels`` and ``out_channels``; ``'auto'`` for a
             ``ConvAdapter`` where channels differ; None for none. Defaults to ``'auto'``.
@@ -78,12 +79,15 @@ class DistillTask(nn.Module):
         self.resize = resize
         self.weight_factor = 1.0
         pairs = list(zip(*self._select(student_maps, teacher_maps)))
+        numbers = range(len(pairs)) if levels is None else [
+            level % len(teacher_maps) for level in levels]
         problems = ConfigProblems()
         with problems.under('adapter'):
             self.adapters = nn.ModuleList(_build_adapter(adapter, s, t) for s, t in pairs)
         with problems.under('loss'):
-            self.losses = nn.ModuleList(_build_loss(loss, teacher_map.size(1), level)
-                                        for level, (_, teacher_map) in enumerate(pairs))
+            self.losses = nn.ModuleList(
+                _build_loss(loss, teacher_map.size(1), number)
+                for number, (_, teacher_map) in zip(numbers, pairs))
         problems.raise_if_any()
         for level, (student_map, teacher_map) in enumerate(pairs):
             self._try(level, student_map, teacher_map, data_samples)

@@ -2,11 +2,14 @@
 from .channel_wise_divergence import ChannelWiseDivergence
 from .dist_loss import DISTLoss
 from .feature_mse_loss import FeatureMSELoss
+from .fgd_loss import FGDLoss
 from .kl_divergence import KLDivergence
+from .maskd_loss import MasKDLoss
+from .mgd_loss import MGDLoss
 from .pkd_loss import PKDLoss
 from .uncertainty_feature_loss import UncertaintyFeatureLoss
 
 __all__ = [
-    'ChannelWiseDivergence', 'DISTLoss', 'FeatureMSELoss', 'KLDivergence', 'PKDLoss',
-    'UncertaintyFeatureLoss'
+    'ChannelWiseDivergence', 'DISTLoss', 'FGDLoss', 'FeatureMSELoss', 'KLDivergence', 'MGDLoss',
+    'MasKDLoss', 'PKDLoss', 'UncertaintyFeatureLoss'
 ]

@@ -225,7 +225,7 @@ def test_checkpoint_cannot_run_code(tmp_path, function, place):
     content[place]['x'] = Harmful(function, argument)
     path = tmp_path / 'teacher.pth'
     torch.save(content, path)
-    with pytest.raises(ConfigError, match='holding more than weights'):
+    with pytest.raises(ConfigError, match='holds more than weights'):
         load_teacher_checkpoint(ToyModel(), str(path))
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the file is harmful indeed

@@ -1,0 +1,180 @@
+"""Learning the tokens that MasKDLoss compares by."""
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..config import ConfigError, ConfigProblems
+from ..losses.mask_tokens import MaskTokens, dice_overlap
+from ..rng import preserve_rng
+from .assembly import build_network, published_checkpoint
+from .dry_run import dry_run_samples
+from .taps import FeatureTaps, check_tap, forward_to_taps
+from .teacher import Teacher
+
+
+@MODELS.register_module()
+class MaskTokenLearner(BaseModel):
+    """Learns which positions of its maps a teacher needs.
+
+    First stage of MasKD (arXiv 2205.14589, Section 3.2): at the tap each map is replaced by what
+    the masks of its tokens keep of it, and the frozen teacher's own loss behind it teaches the
+    tokens; a Dice term keeps the masks of a map apart. In mode ``'predict'`` the teacher works on
+    the masked maps, so that validation shows how much the masks keep.
+
+    The checkpoint holds the tokens and nothing else; :class:`mmakd.losses.MasKDLoss` reads it.
+
+    Args:
+        teacher (str | dict): The teacher, as in :class:`mmakd.distillers.AvatarDistiller`.
+        teacher_ckpt (str, optional): Its weights, likewise. Defaults to ``'auto'``.
+        tap (str): Dotted path of the module whose maps are masked, all of them used by what comes
+            after; the task with the ``MasKDLoss`` taps the teacher there too. Defaults to
+            ``'neck'``.
+        num_tokens (int): Tokens a map. Defaults to 6.
+        weight_masks (bool): Whether to learn a weighting of the masks for each image. Defaults to
+            True.
+        dice_weight (float): Weight of the Dice term, >= 0. Defaults to 1.0.
+
+    Attributes:
+        teacher (nn.Module): The frozen teacher.
+
+    Raises:
+        ConfigError: With all problems at once, if anything does not fit.
+    """
+
+    def __init__(self, teacher: str | dict, teacher_ckpt: str | None = 'auto', tap: str = 'neck',
+                 num_tokens: int = 6, weight_masks: bool = True, dice_weight: float = 1.0) -> None:
+        problems = ConfigProblems()
+        channels: list[int] = []
+        network = None
+        if not isinstance(num_tokens, int) or num_tokens < 1:
+            problems.add(f'model.num_tokens={num_tokens!r}: must be an integer >= 1, e.g. 6')
+        if not isinstance(dice_weight, (int, float)) or not dice_weight >= 0:
+            problems.add(f'model.dice_weight={dice_weight!r}: must be a number >= 0, e.g. 1.0')
+        if teacher_ckpt == 'auto':
+            with problems.under('model'):
+                teacher_ckpt = published_checkpoint(teacher)
+        with problems.under('model.teacher'), preserve_rng():
+            network = build_network(teacher)
+        if network is not None:
+            with problems.under('model'):
+                channels = _channels(network, tap)
+        problems.raise_if_any()
+        super().__init__(data_preprocessor=network.data_preprocessor)
+        self._teacher = Teacher(network, network.data_preprocessor, teacher_ckpt, strict=True,
+                                precision=None)
+        self.tap = tap
+        self.dice_weight = dice_weight
+        # The name is that of the authors' code, whose files MasKDLoss can read.
+        self.mask_modules = nn.ModuleList(MaskTokens(num_tokens, number, weight_masks)
+                                          for number in channels)
+
+    @property
+    def teacher(self) -> BaseModel:
+        """BaseModel: The frozen teacher network."""
+        return self._teacher.network
+
+    def init_weights(self) -> None:
+        """Load the teacher.
+
+        Raises:
+            ConfigError: If its checkpoint is missing, damaged or of another model.
+        """
+        with preserve_rng():
+            self._teacher.load()
+        self.is_init = True
+
+    def _apply(self, *args: Any, **kwargs: Any) -> MaskTokenLearner:
+        super()._apply(*args, **kwargs)
+        self.teacher._apply(*args, **kwargs)
+        return self
+
+    def forward(self, inputs: Tensor, data_samples: list | None = None,
+                mode: str = 'tensor') -> Any:
+        """Run the teacher on masked maps.
+
+        Args:
+            inputs (Tensor): Images (N, 3, H, W) as the teacher's preprocessor gave them.
+            data_samples (list, optional): Their data samples. Defaults to None.
+            mode (str): ``'loss'``, ``'predict'`` or ``'tensor'``. Defaults to ``'tensor'``.
+
+        Returns:
+            Any: What the teacher returns; in mode ``'loss'`` its losses and ``loss_token_dice``.
+        """
+        if mode == 'predict' and not self.is_init:
+            # Testing loads the tokens, but not the teacher.
+            self.init_weights()
+        masker = _Masker(self.mask_modules)
+        handle = self.teacher.get_submodule(self.tap).register_forward_hook(masker)
+        if mode == 'loss':
+            _set_training(self.teacher)
+        try:
+            outputs = self.teacher(inputs, data_samples, mode=mode)
+        finally:
+            handle.remove()
+            self.teacher.eval()
+        if mode == 'loss':
+            outputs['loss_token_dice'] = self.dice_weight * torch.stack(masker.overlaps).sum()
+        return outputs
+
+
+def _set_training(network: nn.Module) -> None:
+    """Have a network compute its loss, without dropout and with the statistics that it has.
+
+    Some heads, such as those of RepPoints and FCOS, give their loss other outputs than their
+    prediction. What is random or keeps statistics are single layers, and torch's attention.
+    """
+    for module in network.modules():
+        module.training = (next(module.children(), None) is not None
+                           and not isinstance(module, nn.MultiheadAttention))
+
+
+class _Masker:
+    """Forward hook that masks the maps of a module, whatever holds them.
+
+    Args:
+        mask_modules (nn.ModuleList): Tokens of each level.
+
+    Attributes:
+        overlaps (list[Tensor]): How alike the masks of each map are.
+    """
+
+    def __init__(self, mask_modules: nn.ModuleList) -> None:
+        # Round and round: a network may run several times, as on the windows of an image.
+        self.levels = itertools.cycle(mask_modules)
+        self.overlaps: list[Tensor] = []
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return self._mask(output)
+
+    def _mask(self, output: Any) -> Any:
+        if isinstance(output, dict):
+            return {key: self._mask(part) for key, part in output.items()}
+        if isinstance(output, (list, tuple)):
+            return type(output)(self._mask(part) for part in output)
+        if not isinstance(output, Tensor):
+            return output
+        with torch.autocast(output.device.type, enabled=False):
+            masked, masks = next(self.levels)(output.float())
+            self.overlaps.append(dice_overlap(masks))
+        return masked.to(output.dtype)
+
+
+@torch.no_grad()
+def _channels(network: BaseModel, tap: str) -> list[int]:
+    """Find the channels of the maps at a tap by a run on a black image."""
+    check_tap(network, 'tap', tap, 'teacher')
+    samples = dry_run_samples(network, 1)
+    image = torch.zeros(1, 3, *samples[0].batch_input_shape)
+    with FeatureTaps(network.eval(), [tap]) as taps:
+        forward_to_taps(network, [tap], image, samples)
+    maps = taps.features[tap]
+    if not maps or any(feature.dim() != 4 for feature in maps):
+        raise ConfigError(f'tap={tap!r}: the teacher gives no maps (N, C, H, W) there; tap the '
+                          'neck, the backbone, or a convolution of a head that is called')
+    return [feature.size(1) for feature in maps]

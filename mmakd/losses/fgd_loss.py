@@ -1,0 +1,150 @@
+"""Focal and global knowledge distillation for detectors."""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ContextBlock
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..config import ConfigProblems
+from .maps import check_maps, known_channels
+from .precision import float32
+
+
+@MODELS.register_module()
+class FGDLoss(nn.Module):
+    r"""Compares foreground and background apart, what is attended to, and the global context.
+
+    FGD (arXiv 2111.11837), the sum of
+
+    - :math:`\frac{1}{N} \sum (\alpha M^{fg} + \beta M^{bg}) A^s A^c (S - T)^2`, where
+      :math:`A^s` (over positions) and :math:`A^c` (over channels) are the teacher's attention,
+      a softmax of the mean absolute feature; a position in a ground-truth box counts by the
+      inverse of the area of the smallest such box, any other by that of the background;
+    - :math:`\frac{\gamma}{N} (|A^s_S - A^s_T| + |A^c_S - A^c_T|)`;
+    - :math:`\frac{\lambda}{N} \sum (R_S(S) - R_T(T))^2`, where :math:`R` adds to a map what a
+      GcBlock (arXiv 1904.11492) makes of its context; one for each side, trained with the student.
+
+    Args:
+        temp (float): Temperature > 0 of the attention. Defaults to 0.5.
+        alpha_fgd (float): Weight of the foreground. Defaults to 1e-3, as all weights here those
+            of the authors' code for one-stage detectors.
+        beta_fgd (float): Weight of the background. Defaults to 5e-4.
+        gamma_fgd (float): Weight of the attention; their RetinaNet has 5e-4. Defaults to 1e-3.
+        lambda_fgd (float): Weight of the global context. Defaults to 5e-6.
+        loss_weight (float): Factor on the whole loss. Defaults to 1.0.
+        channels (int, optional): Channels of the maps; found by the distiller. Defaults to None,
+            which is an error.
+
+    Raises:
+        ConfigError: If an argument is wrong, or ``channels`` is not known.
+    """
+
+    def __init__(self, temp: float = 0.5, alpha_fgd: float = 1e-3, beta_fgd: float = 5e-4,
+                 gamma_fgd: float = 1e-3, lambda_fgd: float = 5e-6, loss_weight: float = 1.0,
+                 channels: int | None = None) -> None:
+        super().__init__()
+        weights = dict(alpha_fgd=alpha_fgd, beta_fgd=beta_fgd, gamma_fgd=gamma_fgd,
+                       lambda_fgd=lambda_fgd)
+        problems = ConfigProblems()
+        if not isinstance(temp, (int, float)) or not temp > 0:
+            problems.add(f'temp={temp!r}: must be a number > 0, e.g. 0.5')
+        for key, weight in weights.items():
+            if not isinstance(weight, (int, float)) or not weight >= 0:
+                problems.add(f'{key}={weight!r}: must be a number >= 0, e.g. 1e-3')
+        problems.raise_if_any()
+        self.temp = temp
+        self.alpha_fgd, self.beta_fgd, self.gamma_fgd, self.lambda_fgd = weights.values()
+        self.loss_weight = loss_weight
+        channels = known_channels(channels, 'FGDLoss')
+        # Half the channels inside, but at least one.
+        ratio = max(1 / channels, 0.5)
+        self.context_student = ContextBlock(channels, ratio)
+        self.context_teacher = ContextBlock(channels, ratio)
+
+    @float32
+    def forward(self, preds_S: Tensor, preds_T: Tensor,
+                data_samples: Sequence[Any] | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds_S (Tensor): Student map (N, C, H, W).
+            preds_T (Tensor): Teacher map (N, C, H, W).
+            data_samples (Sequence[DetDataSample]): Those of the N images, with
+                ``gt_instances.bboxes`` and the metainfo ``batch_input_shape``.
+
+        Returns:
+            Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the shapes differ, the features are no maps, or there are no
+                ground-truth boxes for them.
+        """
+        check_maps(preds_S, preds_T)
+        foreground, background = _box_masks(preds_T, data_samples)
+        space_S, channel_S = self._attention(preds_S)
+        space_T, channel_T = self._attention(preds_T)
+        focus = self.alpha_fgd * foreground + self.beta_fgd * background
+        focal = (focus * space_T * channel_T * (preds_S - preds_T).square()).sum()
+        attention = (F.l1_loss(space_S, space_T, reduction='sum') +
+                     F.l1_loss(channel_S, channel_T, reduction='sum'))
+        context = F.mse_loss(self.context_student(preds_S), self.context_teacher(preds_T),
+                             reduction='sum')
+        total = focal + self.gamma_fgd * attention + self.lambda_fgd * context
+        return self.loss_weight * total / len(preds_S)
+
+    def _attention(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the attention over positions (N, 1, H, W) and over channels (N, C, 1, 1)."""
+        value = feature.abs()
+        space = value.mean(1, keepdim=True)
+        channel = value.mean((2, 3), keepdim=True)
+        return (space[0].numel() * (space.flatten(1) / self.temp).softmax(1).view_as(space),
+                channel[0].numel() * (channel / self.temp).softmax(1))
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return (f'temp={self.temp}, alpha_fgd={self.alpha_fgd}, beta_fgd={self.beta_fgd}, '
+                f'gamma_fgd={self.gamma_fgd}, lambda_fgd={self.lambda_fgd}')
+
+
+def _box_masks(feature: Tensor, data_samples: Sequence[Any] | None) -> tuple[Tensor, Tensor]:
+    """Weight the positions of each image by its boxes.
+
+    Args:
+        feature (Tensor): Map (N, C, H, W).
+        data_samples (Sequence[DetDataSample], optional): The data samples.
+
+    Returns:
+        tuple[Tensor, Tensor]: Weights (N, 1, H, W): 1 / area of the smallest box over a position,
+        0 without one; and 1 / area of the background, 0 in the boxes.
+    """
+    if data_samples is None or len(data_samples) != len(feature):
+        given = 'none' if data_samples is None else len(data_samples)
+        raise ValueError(f'FGDLoss needs the data sample of each of the {len(feature)} images, '
+                         f'but {given} given; use it in a detector, or call it with data_samples')
+    foreground = torch.cat([_foreground(feature, sample) for sample in data_samples])
+    outside = (foreground == 0).float()
+    background = outside / outside.sum((2, 3), keepdim=True).clamp(min=1)
+    return foreground, background
+
+
+def _foreground(feature: Tensor, sample: Any) -> Tensor:
+    bboxes = getattr(sample.get('gt_instances'), 'bboxes', None)
+    if bboxes is None:
+        raise ValueError('FGDLoss: a data sample has no ground-truth boxes; use it in a detector')
+    height, width = feature.shape[2:]
+    boxes = getattr(bboxes, 'tensor', bboxes).to(feature)  # mmdet's HorizontalBoxes, or a tensor
+    # Boxes lie on the padded image, as the map does.
+    image_height, image_width = sample.metainfo['batch_input_shape']
+    scale = boxes.new_tensor([width / image_width, height / image_height])
+    first, last = (boxes[:, :2] * scale).floor(), (boxes[:, 2:] * scale).ceil()
+    weights = 1 / (last + 1 - first).prod(1)
+    columns, rows = (torch.arange(size, device=feature.device) for size in (width, height))
+    in_columns = (columns >= first[:, :1]) & (columns <= last[:, :1])
+    in_rows = (rows >= first[:, 1:]) & (rows <= last[:, 1:])
+    covered = in_rows[:, :, None] & in_columns[:, None]
+    # A row of zeros, for an image without boxes.
+    weights = torch.cat([covered * weights[:, None, None], feature.new_zeros(1, height, width)])
+    return weights.amax(0)[None, None]

@@ -1,0 +1,154 @@
+"""Masked distillation with receptive tokens."""
+from pathlib import Path
+
+import torch
+from mmengine.logging import MessageHub, print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..checkpoint import read_state_dict
+from ..config import ConfigError, ConfigProblems
+from .maps import check_maps, known_channels
+from .mask_tokens import MaskTokens
+from .precision import float32
+
+_LEARN = ('learn the tokens of this teacher first, with a config like that of python '
+          'tools/train.py configs/det/toy/maskd-tokens_retinanet_shapes.py, and name its '
+          'checkpoint')
+
+
+@MODELS.register_module()
+class MasKDLoss(BaseModule):
+    r"""Compares the positions that learned tokens mark on the teacher's map.
+
+    MasKD (arXiv 2205.14589): each of T tokens gives a mask :math:`m_t` over ``preds_T``, and
+    :math:`\frac{1}{N} \sum_n \sum_t \frac{w_t}{\sum_x m_t} \frac{1}{C} \sum_{c,x}
+    (m_t S - m_t T)^2`, with learned weights :math:`\sum_t w_t = 1`. In the later training
+    the mask is multiplied by the one that the same token gives over the student's map. In
+    ``UncertaintyFeatureLoss`` both maps are those divided by sigma, as in the authors' AKD code.
+
+    The tokens are learned before, by :class:`mmakd.distillers.MaskTokenLearner`, and stay as they
+    are. Like the teacher's weights they are read in :meth:`init_weights`, which the Runner calls
+    before training.
+
+    Args:
+        tokens (str, optional): Path or URL of the checkpoint of a ``MaskTokenLearner``, or of
+            the file that the authors published for a teacher. Defaults to None, which is an error
+            when training begins.
+        num_tokens (int): Number T of tokens in it. Defaults to 6.
+        weight_masks (bool): Whether the masks are weighted for each image; otherwise all count
+            alike. Defaults to True.
+        student_masks_begin (int, optional): Iteration of the Runner from which the student's masks
+            are used; None for never. Defaults to 7000.
+        loss_weight (float): Factor on the loss, published for RetinaNet: 7. Defaults to 1.0.
+        channels (int, optional): Channels of the maps; found by the distiller. Defaults to None,
+            which is an error.
+        level (int): Which of the levels in ``tokens`` this is; given by the distiller. Defaults to
+            0.
+
+    Raises:
+        ConfigError: If an argument is wrong, or ``channels`` is not known.
+    """
+
+    def __init__(self, tokens: str | None = None, num_tokens: int = 6, weight_masks: bool = True,
+                 student_masks_begin: int | None = 7000, loss_weight: float = 1.0,
+                 channels: int | None = None, level: int = 0) -> None:
+        super().__init__()
+        problems = ConfigProblems()
+        if tokens is not None and not isinstance(tokens, (str, Path)):
+            problems.add(f'tokens={tokens!r}: must be the path or the URL of a checkpoint')
+        if not isinstance(num_tokens, int) or num_tokens < 1:
+            problems.add(f'num_tokens={num_tokens!r}: must be an integer >= 1, e.g. 6')
+        if student_masks_begin is not None and (not isinstance(student_masks_begin, int)
+                                                or student_masks_begin < 0):
+            problems.add(f'student_masks_begin={student_masks_begin!r}: must be None or an '
+                         'integer >= 0, e.g. 7000')
+        problems.raise_if_any()
+        self.tokens = tokens
+        self.student_masks_begin = student_masks_begin
+        self.loss_weight = loss_weight
+        self.level = level
+        channels = known_channels(channels, 'MasKDLoss')
+        self.mask_tokens = MaskTokens(num_tokens, channels, weight_masks).requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Read the tokens.
+
+        Raises:
+            ConfigError: If there is no such file, or it holds no tokens for these maps.
+        """
+        super().init_weights()
+        key = f'MasKDLoss.tokens={self.tokens!r}'
+        if self.tokens is None:
+            raise ConfigError(f'{key}: MasKD needs learned tokens; {_LEARN}')
+        path = str(self.tokens)
+        if '://' not in path and not Path(path).expanduser().is_file():
+            raise ConfigError(f'{key}: no such file (a relative path starts at {Path.cwd()}); '
+                              f'{_LEARN}')
+        learned = _read_tokens(path, key)
+        levels = sorted({name.split('.')[0] for name in learned})
+        if str(self.level) not in levels:
+            held = f'only for level {", ".join(levels)}' if levels else 'for no level at all'
+            raise ConfigError(f'{key}: holds tokens {held}, but level {self.level} is compared; '
+                              f'{_LEARN}')
+        prefix = f'{self.level}.'
+        own = self.mask_tokens.state_dict()
+        learned = {name.removeprefix(prefix): value for name, value in learned.items()
+                   if name.startswith(prefix)}
+        self._check_shapes(own, learned, key)
+        self.mask_tokens.load_state_dict({name: learned[name] for name in own})
+        print_log(f'Tokens of level {self.level} loaded from {path}', 'current')
+
+    def _check_shapes(self, own: dict[str, Tensor], learned: dict[str, Tensor], key: str) -> None:
+        expected, found = own['mask_token'].shape, learned['mask_token'].shape
+        if found != expected:
+            raise ConfigError(f'{key}: level {self.level} has {found[0]} tokens of {found[1]} '
+                              f"channels, but num_tokens={expected[0]} and the teacher's map has "
+                              f'{expected[1]} channels; set num_tokens={found[0]} if only that '
+                              f'differs, otherwise {_LEARN}')
+        if set(own) - set(learned):
+            raise ConfigError(f'{key}: learned with weight_masks=False; set weight_masks=False '
+                              'here too')
+
+    @float32
+    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            preds_S (Tensor): Student map (N, C, H, W).
+            preds_T (Tensor): Teacher map (N, C, H, W), on which the masks are found.
+
+        Returns:
+            Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the shapes differ, or the features are no maps.
+        """
+        check_maps(preds_S, preds_T)
+        with torch.no_grad():
+            masks = self.mask_tokens.masks(preds_T)
+            weights = self.mask_tokens.weights(preds_T)
+            if self._uses_student_masks():
+                masks = masks * self.mask_tokens.masks(preds_S)
+            # Beyond the smallest area nothing is marked, and nothing compared.
+            area = masks.sum((2, 3)).clamp(min=1e-6)
+            share = (weights / area)[..., None, None].mul(masks.square()).sum(1)
+        difference = (preds_S - preds_T).square().mean(1)
+        return self.loss_weight * (share * difference).sum() / len(preds_S)
+
+    def _uses_student_masks(self) -> bool:
+        iteration = MessageHub.get_current_instance().get_info('iter', 0)
+        return self.student_masks_begin is not None and iteration >= self.student_masks_begin
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return (f'tokens={self.tokens!r}, level={self.level}, '
+                f'student_masks_begin={self.student_masks_begin}')
+
+
+def _read_tokens(path: str, key: str) -> dict[str, Tensor]:
+    """Read the weights of the tokens, by names such as ``0.mask_token``."""
+    prefix = 'mask_modules.'
+    return {name.removeprefix(prefix): value for name, value in read_state_dict(path, key).items()
+            if name.startswith(prefix)}
