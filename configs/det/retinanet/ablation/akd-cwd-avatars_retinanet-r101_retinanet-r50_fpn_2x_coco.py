@@ -1,0 +1,3 @@
+# Ablation: Avatars only, no division by sigma.
+_base_ = '../akd-cwd_retinanet-r101_retinanet-r50_fpn_2x_coco.py'
+model = dict(distill=dict(fpn=dict(loss=dict(uncertainty=None))))

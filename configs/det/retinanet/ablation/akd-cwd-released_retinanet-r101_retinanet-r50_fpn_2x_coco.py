@@ -1,0 +1,7 @@
+# Ablation: the authors' released code, batch statistics instead of sigma.
+_base_ = '../akd-cwd_retinanet-r101_retinanet-r50_fpn_2x_coco.py'
+model = dict(
+    distill=dict(
+        fpn=dict(
+            loss=dict(
+                uncertainty=dict(_delete_=True, type='BatchStatistics')))))

@@ -1,0 +1,3 @@
+# Ablation: sigma only, the target is the teacher's own map.
+_base_ = '../akd-cwd_retinanet-r101_retinanet-r50_fpn_2x_coco.py'
+model = dict(distill=dict(fpn=dict(loss=dict(perturb=False))))

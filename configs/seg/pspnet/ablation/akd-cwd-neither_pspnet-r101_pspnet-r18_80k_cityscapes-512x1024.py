@@ -1,0 +1,4 @@
+# Ablation: neither Avatars nor sigma, which is plain CWD.
+_base_ = '../akd-cwd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024.py'
+model = dict(
+    distill=dict(logits=dict(loss=dict(perturb=False, uncertainty=None))))

@@ -1,0 +1,7 @@
+# Ablation: the authors' released code, batch statistics instead of sigma.
+_base_ = '../akd-cwd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024.py'
+model = dict(
+    distill=dict(
+        logits=dict(
+            loss=dict(
+                uncertainty=dict(_delete_=True, type='BatchStatistics')))))
