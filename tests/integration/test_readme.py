@@ -1,0 +1,36 @@
+"""The configs of the README run as they stand there."""
+import re
+from pathlib import Path
+
+from benchmark_speed import make_batch, prepare
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+ROOT = Path(__file__).parents[2]
+MY_STUDENT = ROOT / 'configs/det/toy/student_retinanet_shapes.py'
+
+
+def test_ten_lines_and_another_criterion(tmp_path):
+    akd, mgd = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    assert akd.count('\n') <= 10 and mgd.count('\n') <= 10
+    # Five levels, as the teacher's; everything else is the toy's.
+    (tmp_path / 'my_student.py').write_text(
+        f"_base_ = '{MY_STUDENT}'\nmodel = dict(neck=dict(num_outs=5), bbox_head=dict("
+        'anchor_generator=dict(strides=[8, 16, 32, 64, 128])))\n')
+    for name, text, criterion in ('my_akd_student', akd, 'ChannelWiseDivergence'), (
+            'my_mgd_student', mgd, 'MGDLoss'):
+        (tmp_path / f'{name}.py').write_text(text)
+        cfg = Config.fromfile(tmp_path / f'{name}.py')
+        cfg.model.teacher_ckpt = None
+        init_default_scope(cfg.default_scope)
+        model = prepare(MODELS.build(cfg.model), (128, 128), 'cpu')
+        losses = model.distiller['fpn'].losses
+        assert {type(loss.criterion).__name__ for loss in losses} == {criterion}
+        data = model.data_preprocessor(make_batch('mmdet', (128, 128), 2), True)
+        loss = model(**data, mode='loss')['distill.loss_fpn']
+        loss.backward()
+        assert loss.isfinite() and loss > 0
+        assert model.backbone.conv1.weight.grad.any()
+    generators = [loss.criterion.generation for loss in losses]
+    assert all(parameter.grad.any() for generator in generators
+               for parameter in generator.parameters())
