@@ -25,7 +25,8 @@ def check_data(cfg: Config, *splits: str) -> None:
     """
     missing = {}
     for split in splits:
-        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        loader = cfg.get(f'{split}_dataloader')
+        dataset = loader.get('dataset') if isinstance(loader, dict) else None
         paths = [*_dataset_paths(dataset, f'{split}_dataloader.dataset')]
         paths += _evaluator_paths(cfg.get(f'{split}_evaluator'), f'{split}_evaluator')
         missing.update({key: path for key, path in paths if not osp.exists(path)})
@@ -44,7 +45,9 @@ def _dataset_paths(dataset: object, key: str) -> Iterator[tuple[str, str]]:
     if dataset.get('backend_args') or not _is_local(root):
         return
     named = {'ann_file': dataset.get('ann_file')}
-    named.update({f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()})
+    prefix = dataset.get('data_prefix')
+    if isinstance(prefix, dict):
+        named.update({f'data_prefix.{k}': v for k, v in prefix.items()})
     for name, path in named.items():
         # The way MMEngine's BaseDataset joins them.
         if path and _is_local(path):

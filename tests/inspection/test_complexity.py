@@ -1,0 +1,62 @@
+import pytest
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmakd.inspection.complexity import (
+    count_flops,
+    count_parameters,
+    measure_network,
+    measure_teaching,
+)
+
+
+class Tiny(BaseModel):
+    """A network whose work is known: two convolutions, the second in the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.head = nn.Sequential(nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5))
+        self.decode_head = None
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.head(self.backbone(inputs))
+
+
+BACKBONE = 2 * 64 * 64 * 4 * 3 * 9
+HEAD = 2 * 64 * 64 * 5 * 4
+
+
+def test_flops_and_parameters_of_known_layers():
+    network = Tiny()
+    found = measure_network(network)
+    assert found.image_size == (128, 128)
+    assert found.flops == BACKBONE + HEAD
+    assert found.parameters == (4 * 3 * 9 + 4) + (5 * 4 + 5) + 2 * 5
+    assert found.uncounted == ()
+    assert count_flops(network, ['backbone']) == BACKBONE
+
+
+def test_measuring_leaves_the_network_as_it_was():
+    network = Tiny()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    measure_network(network)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+
+
+def test_frozen_parameters_are_not_learned():
+    network = Tiny()
+    network.backbone.requires_grad_(False)
+    assert count_parameters(network, learned_only=True) == 5 * 4 + 5 + 2 * 5
+
+
+@pytest.mark.parametrize('kind', ['det', 'seg'])
+def test_the_teacher_runs_only_to_its_deepest_tap(model, kind):
+    distiller = model(kind)
+    teaching, whole = measure_teaching(distiller), measure_network(distiller.teacher).flops
+    if kind == 'det':  # tapped at the neck, before the head
+        assert 0 < teaching < whole
+    else:  # tapped at the last layer
+        assert teaching == whole
