@@ -32,9 +32,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--work-dir', help='where logs and results go, '
                         'work_dirs/<name of the config> where the config does not say either')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings to override, as in train_dataloader.batch_size=4; '
-                        'a list is written KEY="[a,b]", without white space')
+    add_cfg_options(parser)
     parser.add_argument('--trust', nargs='+', default=[], metavar='FILE',
                         help='checkpoints that may hold more than weights; reading one runs '
                         'whatever code is in it')
@@ -44,6 +42,17 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
     return parser
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that overrides settings of the config.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser.
+    """
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings to override, as in train_dataloader.batch_size=4; '
+                        'a list is written KEY="[a,b]", without white space')
 
 
 def load_config(args: argparse.Namespace) -> Config:
