@@ -62,7 +62,7 @@ class ExactResumeHook(Hook):
                   f'over {counts} iterations, whose first part is lost; have checkpoints saved at '
                   f'multiples of {counts}')
         # A sampler that can skip begins where the training was cut off; others are replayed.
-        iterator = getattr(loop, 'dataloader_iterator', None)
+        iterator: Any = getattr(loop, 'dataloader_iterator', None)
         skips = iterator is None or (hasattr(iterator, 'skip_iter') and hasattr(sampler, 'skip'))
         seed_augmentations(loop.dataloader, mix_seed(runner.seed, get_rank()),
                            (lambda: runner.iter) if skips else (lambda: 0))
@@ -97,6 +97,7 @@ class ExactResumeHook(Hook):
         """
         if self._before_val is not None:
             set_rng_state(self._before_val)
+            self._before_val = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the states of all ranks.
@@ -106,7 +107,8 @@ class ExactResumeHook(Hook):
             checkpoint (dict): What is saved.
         """
         checkpoint[_KEY] = dict(
-            states=all_gather_object(rng_state()),
+            # ``save_best`` saves within the validation.
+            states=all_gather_object(self._before_val or rng_state()),
             sampler_seed=getattr(_sampler(runner.train_loop.dataloader), 'seed', None))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -1,7 +1,7 @@
 """Augmentations that depend on a batch's place in the training alone."""
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -85,4 +85,5 @@ def seed_augmentations(dataloader: DataLoader, seed: int, start: Callable[[], in
     # Its iterators draw a seed of their workers, now and then.
     dataloader.generator = torch.Generator()
     # Past DataLoader.__setattr__, which forbids it: no iterator exists yet.
-    vars(dataloader)['batch_sampler'] = SeededBatchSampler(dataloader.batch_sampler, seed, start)
+    batches = cast(Iterable[list[int]], dataloader.batch_sampler)
+    vars(dataloader)['batch_sampler'] = SeededBatchSampler(batches, seed, start)

@@ -1,0 +1,121 @@
+"""Checkpoints that are never half written, and never fewer than promised."""
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@register_backend('atomic')
+class AtomicLocalBackend(LocalBackend):
+    """Local files that are replaced as a whole: a reader sees the old one or the new one."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file under another name, and rename it when it is on the disk.
+
+        Args:
+            obj (bytes): What is written.
+            filepath (str | Path): The file.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f'.{path.name}.part')
+        with part.open('wb') as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, safe against being killed at any moment.
+
+    On a local disk a checkpoint appears under its name when it is whole, then the pointer
+    ``last_checkpoint`` is replaced, and only then outdated checkpoints are removed; MMEngine
+    removes them first, and its pointer may be caught empty. So there is always a whole checkpoint
+    to go on from, with ``max_keep_ckpts=1`` too. Other places are written as MMEngine does.
+
+    Takes the arguments of ``CheckpointHook``; the whole change of a config is
+    ``default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))``.
+    """
+
+    file_backend: Any
+    keep_ckpt_ids: Any
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose the backend, and remove what a killed run has left half written.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        is_local = '://' not in str(self.out_dir or runner.work_dir)
+        if is_local and self.backend_args is None and self.file_client_args is None:
+            self.backend_args = dict(backend='atomic')
+        super().before_train(runner)
+        if is_local and is_main_process():
+            for part in Path(self.out_dir).glob('.*.part'):
+                part.unlink()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        with self._removing_afterwards():
+            outdated = []
+            if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids
+                                            or self.keep_ckpt_ids[-1] != step):
+                if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                    outdated.append(self.keep_ckpt_ids.popleft())
+                self.keep_ckpt_ids.append(step)
+                runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            name = self.filename_tmpl.format(step)
+            self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+            runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+            runner.save_checkpoint(
+                self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+                backend_args=self.backend_args, **self.args)
+            if is_main_process():
+                AtomicLocalBackend().put(str(self.last_ckpt).encode(),
+                                         Path(runner.work_dir, 'last_checkpoint'))
+                for old in outdated:
+                    path = self.file_backend.join_path(self.out_dir,
+                                                       self.filename_tmpl.format(old))
+                    if self.file_backend.isfile(path):
+                        self.file_backend.remove(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with self._removing_afterwards():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removing_afterwards(self) -> Iterator[None]:
+        """Put off what the block removes until all of it has been written."""
+        backend = self.file_backend
+        removed: list[Any] = []
+        self.file_backend = _RemovingLater(backend, removed)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        # A resumed run may write a file anew that it takes for outdated.
+        current = {self.last_ckpt, getattr(self, 'best_ckpt_path', None),
+                   *getattr(self, 'best_ckpt_path_dict', {}).values()}
+        for path in removed:
+            if path not in current:
+                backend.remove(path)
+
+
+class _RemovingLater:
+    """A file backend that only notes what is to be removed."""
+
+    def __init__(self, backend: Any, removed: list[Any]) -> None:
+        self._backend = backend
+        self.remove = removed.append
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)

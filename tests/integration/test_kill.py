@@ -1,0 +1,23 @@
+"""A training that is killed at any moment goes on from a whole checkpoint to the same end."""
+import pytest
+import torch
+from .kill_harness import KillHarness
+from .states import same
+
+# (kills, iterations)
+TIERS = [pytest.param(3, 30, id='3'),
+         pytest.param(30, 260, id='30', marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize('kills, iters', TIERS)
+def test_kills(kills, iters, workspace, model):
+    torch.save(model('seg', 'teacher').state_dict(), workspace / 'teacher.pth')
+    harness = KillHarness(workspace, workspace / 'teacher.pth', iters)
+    state = harness.run(kills)
+    expected = harness.finish('uninterrupted')
+    print(f'\nkilled {harness.killed["writing"]} times within a write and '
+          f'{harness.killed["anywhere"]} times elsewhere; lost: nothing')
+    assert sum(harness.killed.values()) == kills
+    assert harness.killed['writing'] >= kills // 2
+    for part in ('state_dict', 'optimizer', 'param_schedulers', 'rng_states'):
+        assert not same(expected[part], state[part]), part
