@@ -1,9 +1,11 @@
 """Building registered components from configs, with errors in terms of config keys."""
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator
+import math
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mmengine.registry import MODELS, Registry
 
@@ -50,13 +52,14 @@ class ConfigProblems:
         """Note a :class:`ConfigError` raised in the block under ``key`` and go on behind it.
 
         Args:
-            key (str): The config key that the block handles.
+            key (str): The config key that the block handles; empty where the errors name all.
         """
         try:
             yield
         except ConfigError as error:
-            self.problems += [f'{key}{problem}' if problem[0] in '=:' else f'{key}.{problem}'
-                              for problem in error.problems]
+            self.problems += [
+                f'{key}{problem}' if problem[0] in '=:' or not key else f'{key}.{problem}'
+                for problem in error.problems]
 
     def raise_if_any(self) -> None:
         """Raise what was collected.
@@ -87,18 +90,42 @@ def suggest(name: Any, valid: Iterable[str]) -> str:
     return f'valid: {", ".join(map(repr, valid))}'
 
 
-def check_positive(key: str, value: Any) -> None:
-    """Check a number of the config.
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value of the config is a finite number.
 
     Args:
-        key (str): Its key.
-        value (Any): Its value.
+        value (Any): The value.
+
+    Returns:
+        bool: False for NaN, infinity, and True and False.
+    """
+    return _is_real(value) and math.isfinite(value)
+
+
+def check_numbers(positive: dict[str, Any] | None = None,
+                  not_negative: dict[str, Any] | None = None) -> None:
+    """Check numbers of the config.
+
+    Args:
+        positive (dict[str, Any], optional): Values by key that are above 0. Defaults to None.
+        not_negative (dict[str, Any], optional): Values by key that are 0 or above, such as
+            weights of losses. Defaults to None.
 
     Raises:
-        ConfigError: If it is no number above 0.
+        ConfigError: With all problems at once, if one is no finite number, or too small.
     """
-    if not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigError(f'{key}={value!r}: must be a number > 0, e.g. 1.0')
+    problems = [f'{key}={value!r}: must be a number > 0, e.g. 1.0'
+                for key, value in (positive or {}).items()
+                if not is_number(value) or not value > 0]
+    problems += [f'{key}={value!r}: must be a number >= 0, e.g. 1.0'
+                 for key, value in (not_negative or {}).items()
+                 if not is_number(value) or value < 0]
+    if problems:
+        raise ConfigError(problems)
 
 
 def find_type(cfg: Any, registry: Registry = MODELS) -> Any:
@@ -169,6 +196,68 @@ def unknown_arguments(cfg: dict, found: Any, given: Collection[str] = ()) -> lis
             for key in sorted(set(cfg) - known - {'type', '_scope_'})]
 
 
+def wrong_types(cfg: dict, found: Any) -> list[str]:
+    """Check the values of a component's config against the annotations of its arguments.
+
+    Args:
+        cfg (dict): Its arguments.
+        found (Any): The class or function that takes them.
+
+    Returns:
+        list[str]: A problem for each value of another type; a default is never one.
+    """
+    hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for function in _initializers(found):
+        parameters = inspect.signature(function).parameters
+        try:
+            named = get_type_hints(function)
+        except (NameError, TypeError):
+            named = {}  # names that are known to type checkers only
+        hints = {**named, **hints}
+        defaults = {**{name: p.default for name, p in parameters.items()}, **defaults}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return [f'{key}={_brief(cfg[key])}: must be {_say_type(hints[key])}'
+            for key in sorted(set(cfg) & set(hints) & set(defaults))
+            if cfg[key] is not defaults[key] and not _fits(cfg[key], hints[key])]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of a type, as far as that can be told."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if hint is float:
+        return _is_real(value) and value == value
+    if hint is int:
+        return _is_real(value) and value == value // 1
+    if origin in _SEQUENCES:
+        # A config has lists for tuples, and the other way round.
+        return isinstance(value, (list, tuple)) and all(
+            not parts or any(_fits(item, part) for part in parts if part is not ...)
+            for item in value)
+    if origin is None and inspect.isclass(hint):
+        # Or a dict of which it is to be built.
+        return isinstance(value, hint) or (
+            hint not in _PLAIN and isinstance(value, dict) and 'type' in value)
+    return True
+
+
+_SEQUENCES = (list, tuple, Sequence)
+_PLAIN = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'a text',
+          dict: 'a dict', list: 'a list', tuple: 'a list', type(None): 'None'}
+
+
+def _say_type(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return ' or '.join(dict.fromkeys(map(_say_type, get_args(hint))))
+    if get_origin(hint) in _SEQUENCES:
+        items = dict.fromkeys(_say_type(part) for part in get_args(hint) if part is not ...)
+        return f'a list, each item {" or ".join(items)}' if items else 'a list'
+    return _PLAIN.get(hint, f'a {getattr(hint, "__name__", hint)}')
+
+
 def _brief(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _MOST_LETTERS else f'{text[:_MOST_LETTERS - 3]}...'
@@ -214,8 +303,13 @@ def build(cfg: Any, offer: dict[str, Any] | None = None, **defaults: Any) -> Any
     taken = {key: value for key, value in (offer or {}).items() if key in named}
     with MODELS.switch_scope_and_registry(_scope(cfg)) as registry:
         try:
-            return registry.build({**taken, **defaults, **cfg})
+            component = registry.build({**taken, **defaults, **cfg})
         except ConfigError:
             raise
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f'type={cfg["type"]!r}: {error}') from error
+        except Exception as error:
+            raise ConfigError(wrong_types(cfg, found)
+                              or f'type={cfg["type"]!r}: {error}') from error
+    problems = wrong_types(cfg, found)
+    if problems:
+        raise ConfigError(problems)
+    return component

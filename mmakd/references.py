@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from .config import ConfigError, ConfigProblems, suggest
-from .config_file import read_config
+from .config_file import describe, read_config
 
 _PACKAGES = ('mmdet', 'mmseg')
 
@@ -44,7 +44,10 @@ def resolve_model(model: str | dict) -> dict:
         with problems.under('cfg'):
             merged = Config(dict(model=resolve_model(model['cfg'])))
         problems.raise_if_any()
-        merged.merge_from_dict(dict(model=overrides))
+        try:
+            merged.merge_from_dict(dict(model=overrides))
+        except Exception as error:
+            raise ConfigError(f'={model!r}: cannot be merged: {describe(error)}') from error
         return merged.model
     if isinstance(model, dict):
         if 'type' not in model:

@@ -1,10 +1,18 @@
 import pytest
 import torch
 from mmengine.config import ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import HOOKS, MODELS
 
 import mmakd  # noqa: F401
-from mmakd.config import ConfigError, ConfigProblems, build, suggest
+from mmakd.config import (
+    ConfigError,
+    ConfigProblems,
+    build,
+    find_type,
+    known_arguments,
+    suggest,
+    unknown_arguments,
+)
 from mmakd.losses import ChannelWiseDivergence
 
 
@@ -127,3 +135,44 @@ def test_build_reports_all_unknown_arguments():
     with pytest.raises(ConfigError) as caught:
         build(dict(type='ChannelWiseDivergence', tao=1, weight=2))
     assert [problem.split(':')[0] for problem in caught.value.problems] == ['tao=1', 'weight=2']
+
+
+class Base:
+
+    def __init__(self, size, *, colour=None):
+        pass
+
+
+class HandsOn(Base):
+
+    def __init__(self, weight, **kwargs):
+        super().__init__(**kwargs)
+
+
+@pytest.mark.parametrize('found, expected', [
+    (Base, {'size', 'colour'}),
+    (HandsOn, {'weight', 'size', 'colour'}),
+    (TakesAnything, None),
+    (suggest, {'name', 'valid'}),
+])
+def test_known_arguments(found, expected):
+    assert known_arguments(found) == expected
+
+
+def test_unknown_arguments_are_shown_briefly():
+    cfg = dict(type='HandsOn', weight=1, colours=list(range(100)), sise=3)
+    problems = unknown_arguments(cfg, HandsOn)
+    assert [problem.split(': ')[1] for problem in problems] == [
+        "HandsOn has no such argument; did you mean 'colour'?",
+        "HandsOn has no such argument; did you mean 'size'?"]
+    assert len(problems[0].split(':')[0]) < 80
+    # What the program gives is no suggestion to the user.
+    assert "'weight'" not in unknown_arguments(dict(type='HandsOn', x=1), HandsOn, ['weight'])[0]
+
+
+def test_find_type_looks_in_the_registry_it_is_given():
+    assert find_type(dict(type='PerturbationHook'), HOOKS).__name__ == 'PerturbationHook'
+    with pytest.raises(ConfigError, match="type='PerturbationHook': not registered"):
+        find_type(dict(type='PerturbationHook'))
+    with pytest.raises(ConfigError, match='type=3: expected the name of a registered class'):
+        find_type(dict(type=3))

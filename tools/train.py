@@ -10,9 +10,9 @@ from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
 from mmakd.amp import CPUAmpOptimWrapper
-from mmakd.cli import build_runner, config_errors_as_messages, load_config, make_parser
+from mmakd.cli import config_errors_as_messages, load_config, make_parser
 from mmakd.config import ConfigError
-from mmakd.data_check import check_data
+from mmakd.preflight import train
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,8 +89,7 @@ def main() -> None:
         enable_auto_scale_lr(cfg)
     if args.resume:
         enable_resume(cfg, args.resume)
-    check_data(cfg, 'train', 'val')
-    build_runner(cfg, partial=not cfg.get('resume')).train()
+    train(cfg, partial=not cfg.get('resume'))
 
 
 if __name__ == '__main__':

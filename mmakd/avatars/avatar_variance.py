@@ -7,7 +7,7 @@ from mmengine.dist import all_reduce
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigError
+from ..config import ConfigProblems, check_numbers, is_number
 from .perturbation import Perturbation
 
 
@@ -34,7 +34,8 @@ class AvatarVariance(nn.Module):
             1e-6.
 
     Raises:
-        ConfigError: If ``momentum`` is outside (0, 1] or ``estimator`` is unknown.
+        ConfigError: If ``momentum`` is outside (0, 1], ``estimator`` is unknown or ``eps`` is
+            negative.
     """
 
     running_variance: Tensor
@@ -43,10 +44,14 @@ class AvatarVariance(nn.Module):
     def __init__(self, momentum: float = 0.1, estimator: str = 'closed_form',
                  rescale: bool = True, eps: float = 1e-6) -> None:
         super().__init__()
-        if not isinstance(momentum, (int, float)) or not 0 < momentum <= 1:
-            raise ConfigError(f'momentum={momentum!r}: must be a number in (0, 1], e.g. 0.1')
+        problems = ConfigProblems()
+        if not is_number(momentum) or not 0 < momentum <= 1:
+            problems.add(f'momentum={momentum!r}: must be a number in (0, 1], e.g. 0.1')
         if estimator not in ('closed_form', 'sampled'):
-            raise ConfigError(f"estimator={estimator!r}: must be 'closed_form' or 'sampled'")
+            problems.add(f"estimator={estimator!r}: must be 'closed_form' or 'sampled'")
+        with problems.under(''):
+            check_numbers(not_negative=dict(eps=eps))
+        problems.raise_if_any()
         self.momentum = momentum
         self.estimator = estimator
         self.rescale = rescale

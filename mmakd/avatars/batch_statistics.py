@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..config import check_numbers
 from .perturbation import Perturbation
 
 
@@ -19,10 +20,14 @@ class BatchStatistics(nn.Module):
 
     Args:
         eps (float): Added to the variance. Defaults to 1e-5.
+
+    Raises:
+        ConfigError: If ``eps`` is not positive.
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
+        check_numbers(positive=dict(eps=eps))
         self.eps = eps
 
     def forward(self, feature: Tensor, perturbation: Perturbation | None = None,

@@ -2,7 +2,7 @@
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
-from ..config import ConfigError
+from ..config import ConfigError, is_number
 from .perturbation import Perturbation
 
 
@@ -22,7 +22,7 @@ class DropoutPerturbation(Perturbation):
 
     def __init__(self, drop_rate: float = 0.1) -> None:
         super().__init__()
-        if not isinstance(drop_rate, (int, float)) or not 0 <= drop_rate < 1:
+        if not is_number(drop_rate) or not 0 <= drop_rate < 1:
             raise ConfigError(f'drop_rate={drop_rate!r}: must be a number in [0, 1), e.g. 0.1')
         self.drop_rate = drop_rate
 

@@ -3,7 +3,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
-from ..config import ConfigError
+from ..config import ConfigError, is_number
 from .perturbation import Perturbation
 
 
@@ -22,7 +22,7 @@ class GaussianNoisePerturbation(Perturbation):
 
     def __init__(self, std: float = 0.1, relative: bool = True) -> None:
         super().__init__()
-        if not isinstance(std, (int, float)) or not std >= 0:
+        if not is_number(std) or not std >= 0:
             raise ConfigError(f'std={std!r}: must be a number >= 0, e.g. 0.1')
         self.std = std
         self.relative = relative
@@ -38,7 +38,9 @@ class GaussianNoisePerturbation(Perturbation):
     def forward(self, feature: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one Avatar; see :meth:`Perturbation.forward`."""
         noise = torch.empty_like(feature).normal_(generator=generator)
-        return noise.mul_(self.variance(feature).sqrt()).add_(feature)
+        # In float16 a square is soon infinite, or zero.
+        precise = feature.to(torch.promote_types(feature.dtype, torch.float32))
+        return noise.mul_(self.variance(precise).sqrt()).add_(feature)
 
     def extra_repr(self) -> str:
         """Show the deviation in ``print(model)``."""

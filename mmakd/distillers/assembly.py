@@ -5,18 +5,21 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..config import ConfigError, ConfigProblems, build
+from ..config import ConfigError, ConfigProblems, build, wrong_types
+from ..config_file import describe
 from ..references import find_checkpoint, is_reference, resolve_model
 from .distill_task import DistillTask, task_taps
 from .dry_run import dry_run, dry_run_samples
 from .tap_pair import TapPair, make_tap_pair
 
 
-def build_network(cfg: str | dict) -> BaseModel:
+def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> BaseModel:
     """Build a student or a teacher.
 
     Args:
         cfg (str | dict): What :func:`mmakd.references.resolve_model` takes.
+        data_preprocessor (dict, optional): Config of its ``data_preprocessor`` where ``cfg`` names
+            none. Defaults to None.
 
     Returns:
         BaseModel: The network, with random weights.
@@ -25,10 +28,12 @@ def build_network(cfg: str | dict) -> BaseModel:
         ConfigError: If it cannot be built.
     """
     cfg = resolve_model(cfg)
+    if data_preprocessor is not None:
+        cfg = {'data_preprocessor': data_preprocessor, **cfg}
     try:
         network = MODELS.build(cfg)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f'type={cfg["type"]!r}: cannot be built: {error}') from error
+    except Exception as error:
+        raise ConfigError(f'type={cfg["type"]!r}: cannot be built: {describe(error)}') from error
     if not isinstance(network, BaseModel):
         raise ConfigError(f'type={cfg["type"]!r}: is no detector or segmentor (BaseModel)')
     return network
@@ -98,6 +103,9 @@ def build_tasks(distill: dict[str, Any], pairs: dict[str, TapPair], student: Bas
             options = {key: value for key, value in cfg.items()
                        if key not in ('tap', 'student_tap', 'teacher_tap')}
             with problems.under(f'model.distill.{name}'):
+                wrong = wrong_types(options, DistillTask)
+                if wrong:
+                    raise ConfigError(wrong)
                 tasks[name] = DistillTask(name, *maps[name], data_samples=samples, **options)
         elif isinstance(cfg, dict) and 'loss' in cfg:
             # Its taps are wrong already; its loss may be wrong as well.

@@ -12,10 +12,11 @@ from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigProblems
+from ..config import ConfigProblems, wrong_types
 from ..rng import preserve_rng
 from .assembly import build_network, build_tasks, published_checkpoint, read_taps
 from .finite import find_nonfinite
+from .gradient import check_gradient
 from .inherit import inherit, inherited_keys
 from .roi import RoIRecorder
 from .tap_pair import TapPair
@@ -55,6 +56,9 @@ class AvatarDistiller(BaseModel):
         skip_nonfinite (bool): Whether a step with a feature or a loss that is not finite goes
             without distillation, and is counted in the log as ``distill.skipped_steps``, instead
             of ending the training. Defaults to False.
+        data_preprocessor (dict, optional): What the Runner hands to every model where the config
+            has this key at its top level, as mmseg's have: used for a student that names none.
+            Defaults to None.
 
     Attributes:
         student (BaseModel): The plain student.
@@ -70,13 +74,16 @@ class AvatarDistiller(BaseModel):
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
                  teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
                  teacher_precision: str | None = None, inherit: Sequence[str] = (),
-                 skip_nonfinite: bool = False) -> None:
+                 skip_nonfinite: bool = False, data_preprocessor: dict | None = None) -> None:
         # Not BaseModel's: the data preprocessor is the student's.
         BaseModule.__init__(self)
         problems = ConfigProblems()
+        given = dict(teacher_ckpt=teacher_ckpt, teacher_strict=teacher_strict,
+                     teacher_precision=teacher_precision, skip_nonfinite=skip_nonfinite)
+        problems.problems += [f'model.{problem}' for problem in wrong_types(given, type(self))]
         networks: list[BaseModel] = []
         with problems.under('model.student'):
-            networks.append(build_network(student))
+            networks.append(build_network(student, data_preprocessor))
         with problems.under('model.teacher'), preserve_rng():
             networks.append(build_network(teacher))
         if teacher_precision is not None and teacher_precision not in _PRECISIONS:
@@ -124,9 +131,17 @@ class AvatarDistiller(BaseModel):
             self.student.add_module(name, module)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_the_students(name):
+            # Such as ``epoch``, which a hook sets and the student reads.
+            setattr(self.student, name, value)
+            return
         super().__setattr__(name, value)
         if name != 'distiller' and name in self.__dict__.get('_modules', ()):
             setattr(self.student, name, value)
+
+    def _is_the_students(self, name: str) -> bool:
+        own = name in self.__dict__ or hasattr(type(self), name) or name in self._modules
+        return 'student' in self.__dict__ and not own and hasattr(self.student, name)
 
     def __getattr__(self, name: str) -> Any:
         # What only the student's class has, such as ``with_neck``.
@@ -169,9 +184,13 @@ class AvatarDistiller(BaseModel):
         self._teacher.network._apply(*args, **kwargs)
         return self
 
+    @torch.compiler.disable(recursive=False)
     def forward(self, inputs: Tensor, data_samples: list | None = None,
                 mode: str = 'tensor') -> Any:
         """Run the student; in mode ``'loss'`` compare it with the teacher too.
+
+        Where MMEngine's config key ``compile`` is set, the student is compiled up to and behind
+        its taps; teacher and tasks run as they are.
 
         Args:
             inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
@@ -190,13 +209,19 @@ class AvatarDistiller(BaseModel):
             return self.student(inputs, data_samples, mode=mode)
         active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
         losses, maps = self.run_with_teacher(active, inputs, data_samples, mode='loss')
+        losses.update(self._compare(maps, inputs, data_samples))
+        return losses
+
+    @torch.compiler.disable
+    def _compare(self, maps: dict[str, tuple[list[Tensor], list[Tensor]]], inputs: Tensor,
+                 data_samples: list | None) -> dict[str, Tensor]:
         if self._is_wrong(_name_maps(self._taps, maps)):
             maps = {}
         distilled = {name: task(*maps[name], data_samples) if name in maps else
                      _no_loss(task, inputs) for name, task in self.distiller.items()}
         if self._is_wrong({f'the loss of task {name!r}': distilled[name] for name in maps}):
             distilled = {name: _no_loss(task, inputs) for name, task in self.distiller.items()}
-        losses.update({f'distill.loss_{name}': loss for name, loss in distilled.items()})
+        losses = {f'distill.loss_{name}': loss for name, loss in distilled.items()}
         if self._skip_nonfinite:
             losses['distill.skipped_steps'] = self.distiller.skipped_steps
         return losses
@@ -218,6 +243,7 @@ class AvatarDistiller(BaseModel):
                   level=logging.WARNING)
         return True
 
+    @torch.compiler.disable(recursive=False)
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
                          mode: str) -> tuple[Any, dict[str, tuple[list[Tensor], list[Tensor]]]]:
         """Run the student, and the teacher as far as the tasks need it.
@@ -237,12 +263,15 @@ class AvatarDistiller(BaseModel):
             # First, while the student holds no activations for its backward pass.
             dense = self._teacher.features(pairs.values(), inputs, data_samples,
                                            self.data_preprocessor)
-        with FeatureTaps(self.student, {pair.student for pair in pairs.values()}) as taps, \
-                RoIRecorder(self.student, {pair.branches[0] for pair in pairs.values()
+        # All taps, also those of tasks that rest: a compiled module does not notice later ones.
+        every = self._taps.values()
+        with FeatureTaps(self.student, {pair.student for pair in every}) as taps, \
+                RoIRecorder(self.student, {pair.branches[0] for pair in every
                                            if pair.branches}) as recorder:
             outputs = self.student(inputs, data_samples, mode=mode)
         if not pairs:
             return outputs, {}
+        check_gradient(pairs, taps)
         rois = self._teacher.roi_features(pairs.values(), dense, recorder)
         maps = {name: (taps.features[pair.student], rois.get(pair, dense).features[pair.teacher])
                 for name, pair in pairs.items()}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ConfigError, ConfigProblems, build, suggest
+from ..config import ConfigError, ConfigProblems, build, check_numbers, suggest
 from ..losses import UncertaintyFeatureLoss
 from ..losses.data_samples import with_data_samples
 from ..losses.precision import float32
@@ -127,6 +127,10 @@ class DistillTask(nn.Module):
                 raise ConfigError(f'tap: the {side} gives no map there; the module returns no '
                                   'tensors, or is not called (heads are run by their forward '
                                   'method: tap a layer inside, e.g. bbox_head.retina_cls)')
+            strange = [tuple(part.shape) for part in maps if part.dim() not in (2, 4)]
+            if strange:
+                raise ConfigError(f'tap: the {side} gives {strange} there, neither maps '
+                                  '(N, C, H, W) nor vectors (N, C); tap elsewhere')
         if len(student_maps) != len(teacher_maps) and self.levels is None:
             raise ConfigError(
                 f'tap: the student gives {len(student_maps)} maps, the teacher '
@@ -136,7 +140,7 @@ class DistillTask(nn.Module):
         number = min(len(student_maps), len(teacher_maps))
         wrong = not isinstance(self.levels, Sequence) or [
             level for level in self.levels
-            if not isinstance(level, int) or not -number <= level < number]
+            if type(level) is not int or not -number <= level < number]
         if wrong or not self.levels:
             raise ConfigError(f'levels={self.levels!r}: must be integers below {number}, the '
                               'number of maps that both taps give')
@@ -193,6 +197,7 @@ def _build_loss(cfg: dict, channels: int, level: int) -> nn.Module:
     loss = build(cfg, offer=dict(channels=channels, level=level))
     if not isinstance(loss, nn.Module):
         raise ConfigError(f'type={cfg["type"]!r}: is no loss (nn.Module)')
+    check_numbers(not_negative=dict(loss_weight=getattr(loss, 'loss_weight', 1.0)))
     return loss
 
 

@@ -1,5 +1,6 @@
 """One run of both networks on a small image, which shows what their taps give."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from mmengine.model import BaseModel
@@ -7,6 +8,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
 from ..config import ConfigError, ConfigProblems
+from ..config_file import describe
 from .roi import RoIRecorder
 from .tap_pair import TapPair, dense_taps, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
@@ -38,10 +40,15 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
     teacher.eval()
     branches = {pair.branches for pair in pairs.values() if pair.branches}
     student_taps = FeatureTaps(student, {pair.student for pair in pairs.values()})
-    with student_taps, RoIRecorder(student, {branch for branch, _ in branches}) as recorder:
+    teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs.values()))
+    recorder = RoIRecorder(student, {branch for branch, _ in branches})
+    before = len(problems.problems)
+    with problems.under('model.student'), _as_problem(), student_taps, recorder:
         forward_to_taps(student, student_taps.features, image, samples)
-    with FeatureTaps(teacher, dense_taps(teacher, pairs.values())) as teacher_taps:
+    with problems.under('model.teacher'), _as_problem(), teacher_taps:
         forward_to_taps(teacher, teacher_taps.features, image, samples)
+    if len(problems.problems) > before:
+        return {}
     roi_taps = run_roi_heads(teacher, pairs.values(), teacher_taps, recorder)
     student.train(training[0])
     teacher.train(training[1])
@@ -56,6 +63,14 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
                                       'its output; tap that layer, or one further on')
             maps[name] = student_taps.features[pair.student], taps_there.features[pair.teacher]
     return maps
+
+
+@contextmanager
+def _as_problem() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(f': fails on a small image: {describe(error)}') from error
 
 
 def dry_run_samples(network: BaseModel, number: int) -> list[BaseDataElement]:

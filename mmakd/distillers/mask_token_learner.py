@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigError, ConfigProblems
+from ..config import ConfigError, ConfigProblems, check_numbers
 from ..losses.mask_tokens import MaskTokens, dice_overlap
 from ..rng import preserve_rng
 from .assembly import build_network, published_checkpoint
@@ -52,10 +52,10 @@ class MaskTokenLearner(BaseModel):
         problems = ConfigProblems()
         channels: list[int] = []
         network = None
-        if not isinstance(num_tokens, int) or num_tokens < 1:
+        if type(num_tokens) is not int or num_tokens < 1:
             problems.add(f'model.num_tokens={num_tokens!r}: must be an integer >= 1, e.g. 6')
-        if not isinstance(dice_weight, (int, float)) or not dice_weight >= 0:
-            problems.add(f'model.dice_weight={dice_weight!r}: must be a number >= 0, e.g. 1.0')
+        with problems.under('model'):
+            check_numbers(not_negative=dict(dice_weight=dice_weight))
         if teacher_ckpt == 'auto':
             with problems.under('model'):
                 teacher_ckpt = published_checkpoint(teacher)

@@ -12,7 +12,9 @@ def _affine(preprocessor: Any) -> tuple[Tensor | float, Tensor | float]:
 
 
 def _flips(preprocessor: nn.Module) -> bool:
-    return bool(getattr(preprocessor, '_channel_conversion', False))
+    # mmsegmentation 1.2 has the name without the underscore.
+    return any(getattr(preprocessor, name, False)
+               for name in ('_channel_conversion', 'channel_conversion'))
 
 
 def same_normalization(student: nn.Module, teacher: nn.Module) -> bool:

@@ -53,6 +53,7 @@ class Teacher:
         if self.checkpoint is not None:
             load_teacher_checkpoint(self.network, self.checkpoint, self.strict)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def features(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None,
                  student_preprocessor: nn.Module) -> FeatureTaps:
@@ -75,6 +76,7 @@ class Teacher:
             forward_to_taps(self.network, taps.features, inputs, data_samples)
         return taps
 
+    @torch.compiler.disable
     @torch.no_grad()
     def roi_features(self, pairs: Collection[TapPair], dense: FeatureTaps,
                      recorder: RoIRecorder) -> dict[TapPair, FeatureTaps]:

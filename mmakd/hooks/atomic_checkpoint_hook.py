@@ -46,6 +46,7 @@ class AtomicCheckpointHook(CheckpointHook):
     ``default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))``.
     """
 
+    backend_args: Any
     file_backend: Any
     keep_ckpt_ids: Any
 

@@ -3,7 +3,7 @@ import math
 
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..config import ConfigError, suggest
+from ..config import ConfigError, is_number, suggest
 
 _MODES = ('constant', 'linear', 'cosine')
 
@@ -31,12 +31,14 @@ class Schedule:
         if mode not in _MODES:
             problems.append(f'mode={mode!r}: {suggest(mode, _MODES)}')
         for key, value in (('start', start), ('end', end)):
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            if not is_number(value) or value < 0:
                 problems.append(f'{key}={value!r}: must be a number >= 0, e.g. 1.0')
         if not isinstance(begin, int) or begin < 0:
             problems.append(f'begin={begin!r}: must be an integer >= 0')
         elif stop is not None and (not isinstance(stop, int) or stop <= begin):
             problems.append(f'stop={stop!r}: must be None or an integer > begin={begin}')
+        if not isinstance(by_epoch, bool):
+            problems.append(f'by_epoch={by_epoch!r}: must be True or False')
         if problems:
             raise ConfigError(problems)
         self.start = start

@@ -72,7 +72,7 @@ def inspect_config(cfg: Config, findings: Findings, download: bool = True,
         Inspection: What was found.
     """
     found = Inspection(findings)
-    with _quiet():
+    with quiet():
         try:
             import_custom_modules(cfg)
         except ConfigError as error:
@@ -142,7 +142,7 @@ def _describe_classes(metainfo: dict[str, dict], built: BuiltModel, dataset_meta
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back the remarks of what is built."""
     logger = MMLogger.get_current_instance()
     level = logger.level

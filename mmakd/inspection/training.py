@@ -109,7 +109,8 @@ def _check_optim_wrapper(cfg: dict, model: nn.Module | None,
         findings.add('optim_wrapper.optimizer: missing; give dict(type=...)')
     if 'constructor' in cfg:
         check_component(dict(type=cfg['constructor']), 'optim_wrapper.constructor',
-                        OPTIM_WRAPPER_CONSTRUCTORS, findings, ('optim_wrapper_cfg', ))
+                        OPTIM_WRAPPER_CONSTRUCTORS, findings,
+                        ('optim_wrapper_cfg', 'paramwise_cfg'))
     if len(findings.problems) > before or model is None:
         return None
     if own['type'] == 'AmpOptimWrapper' and get_device() == 'cpu':

@@ -8,9 +8,10 @@ from mmcv.cnn import ContextBlock
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigProblems
+from ..config import ConfigProblems, check_numbers
 from .maps import check_maps, known_channels
 from .precision import float32
+from .zero import zero_if_empty
 
 
 @MODELS.register_module()
@@ -49,11 +50,9 @@ class FGDLoss(nn.Module):
         weights = dict(alpha_fgd=alpha_fgd, beta_fgd=beta_fgd, gamma_fgd=gamma_fgd,
                        lambda_fgd=lambda_fgd)
         problems = ConfigProblems()
-        if not isinstance(temp, (int, float)) or not temp > 0:
-            problems.add(f'temp={temp!r}: must be a number > 0, e.g. 0.5')
-        for key, weight in weights.items():
-            if not isinstance(weight, (int, float)) or not weight >= 0:
-                problems.add(f'{key}={weight!r}: must be a number >= 0, e.g. 1e-3')
+        with problems.under(''):
+            check_numbers(positive=dict(temp=temp),
+                          not_negative=dict(weights, loss_weight=loss_weight))
         problems.raise_if_any()
         self.temp = temp
         self.alpha_fgd, self.beta_fgd, self.gamma_fgd, self.lambda_fgd = weights.values()
@@ -65,6 +64,7 @@ class FGDLoss(nn.Module):
         self.context_teacher = ContextBlock(channels, ratio)
 
     @float32
+    @zero_if_empty
     def forward(self, preds_S: Tensor, preds_T: Tensor,
                 data_samples: Sequence[Any] | None = None) -> Tensor:
         """Compute the loss.

@@ -3,9 +3,10 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import check_positive
+from ..config import check_numbers
 from .precision import float32
 from .shapes import check_same_shape
+from .zero import zero_if_empty
 
 
 @MODELS.register_module()
@@ -20,16 +21,17 @@ class KLDivergence(nn.Module):
         loss_weight (float): Factor on the loss. Defaults to 1.0.
 
     Raises:
-        ConfigError: If ``tau`` is not positive.
+        ConfigError: If ``tau`` is not positive, or a weight is negative.
     """
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__()
-        check_positive('tau', tau)
+        check_numbers(positive=dict(tau=tau), not_negative=dict(loss_weight=loss_weight))
         self.tau = tau
         self.loss_weight = loss_weight
 
     @float32
+    @zero_if_empty
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

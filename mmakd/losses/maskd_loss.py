@@ -8,10 +8,11 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..checkpoint import read_state_dict
-from ..config import ConfigError, ConfigProblems
+from ..config import ConfigError, ConfigProblems, check_numbers
 from .maps import check_maps, known_channels
 from .mask_tokens import MaskTokens
 from .precision import float32
+from .zero import zero_if_empty
 
 _LEARN = ('learn the tokens of this teacher first, with a config like that of python '
           'tools/train.py configs/det/toy/maskd-tokens_retinanet_shapes.py, and name its '
@@ -64,6 +65,8 @@ class MasKDLoss(BaseModule):
                                                 or student_masks_begin < 0):
             problems.add(f'student_masks_begin={student_masks_begin!r}: must be None or an '
                          'integer >= 0, e.g. 7000')
+        with problems.under(''):
+            check_numbers(not_negative=dict(loss_weight=loss_weight))
         problems.raise_if_any()
         self.tokens = tokens
         self.student_masks_begin = student_masks_begin
@@ -112,6 +115,7 @@ class MasKDLoss(BaseModule):
                               'here too')
 
     @float32
+    @zero_if_empty
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigProblems
+from ..config import ConfigProblems, check_numbers, is_number
 from .maps import check_maps, known_channels
 from .precision import float32
+from .zero import zero_if_empty
 
 
 @MODELS.register_module()
@@ -36,9 +37,9 @@ class MGDLoss(nn.Module):
                  loss_weight: float = 1.0, channels: int | None = None) -> None:
         super().__init__()
         problems = ConfigProblems()
-        if not isinstance(alpha_mgd, (int, float)) or not alpha_mgd >= 0:
-            problems.add(f'alpha_mgd={alpha_mgd!r}: must be a number >= 0, e.g. 2e-5')
-        if not isinstance(lambda_mgd, (int, float)) or not 0 <= lambda_mgd < 1:
+        with problems.under(''):
+            check_numbers(not_negative=dict(alpha_mgd=alpha_mgd, loss_weight=loss_weight))
+        if not is_number(lambda_mgd) or not 0 <= lambda_mgd < 1:
             problems.add(f'lambda_mgd={lambda_mgd!r}: must be a number in [0, 1), e.g. 0.65')
         problems.raise_if_any()
         channels = known_channels(channels, 'MGDLoss')
@@ -50,6 +51,7 @@ class MGDLoss(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1))
 
     @float32
+    @zero_if_empty
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

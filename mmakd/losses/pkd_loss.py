@@ -3,8 +3,10 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..config import check_numbers
 from .precision import float32
 from .shapes import check_same_shape
+from .zero import zero_if_empty
 
 
 @MODELS.register_module()
@@ -16,13 +18,18 @@ class PKDLoss(nn.Module):
 
     Args:
         loss_weight (float): Factor on the loss. Defaults to 1.0.
+
+    Raises:
+        ConfigError: If ``loss_weight`` is no number >= 0.
     """
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_numbers(not_negative=dict(loss_weight=loss_weight))
         self.loss_weight = loss_weight
 
     @float32
+    @zero_if_empty
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..avatars import AvatarVariance, Perturbation
-from ..config import ConfigProblems, build
+from ..config import ConfigProblems, build, check_numbers
 from ..rng import mix_seed
 from .data_samples import with_data_samples
 from .precision import float32
@@ -55,8 +55,8 @@ class UncertaintyFeatureLoss(nn.Module):
             the distiller. Defaults to 0.
 
     Raises:
-        ConfigError: If a component cannot be built, ``num_avatars`` < 1, or sigma is asked for
-            without a perturbation.
+        ConfigError: If a component cannot be built, ``num_avatars`` < 1, ``loss_weight`` is
+            negative, or sigma is asked for without a perturbation.
     """
 
     def __init__(self,
@@ -89,8 +89,8 @@ class UncertaintyFeatureLoss(nn.Module):
         if not isinstance(num_avatars, int) or num_avatars < 1:
             problems.add(f'num_avatars={num_avatars!r}: must be an integer >= 1 (perturb=False '
                          'compares with the teacher itself)')
-        if not isinstance(loss_weight, (int, float)):
-            problems.add(f'loss_weight={loss_weight!r}: must be a number')
+        with problems.under(''):
+            check_numbers(not_negative=dict(loss_weight=loss_weight))
         problems.raise_if_any()
         self.num_avatars = num_avatars
         self.perturb = perturb and perturbation is not None

@@ -8,6 +8,7 @@ import torch
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmakd.config import ConfigError
@@ -322,3 +323,14 @@ def test_a_loss_that_is_not_finite(toy, skip):
     else:
         with pytest.raises(FloatingPointError, match="the loss of task 'fpn'"):
             distiller(*batch(), mode='loss')
+
+
+@pytest.mark.parametrize('own', [True, False])
+def test_data_preprocessor_at_the_top_of_the_config(toy, own):
+    """Where mmseg's configs have it, the Runner hands it to every model."""
+    cfg = toy('seg', 'akd-cwd')
+    cfg.data_preprocessor = dict(cfg.model.student.data_preprocessor, mean=[1., 2., 3.])
+    if not own:
+        cfg.model.student.pop('data_preprocessor')
+    mean = Runner.from_cfg(cfg).model.data_preprocessor.mean.flatten().tolist()
+    assert (mean == [1., 2., 3.]) != own
