@@ -1,6 +1,7 @@
 """A training that is killed at any moment goes on from a whole checkpoint to the same end."""
 import pytest
 import torch
+
 from .kill_harness import KillHarness
 from .states import same
 
