@@ -4,11 +4,11 @@ PYTHON_VENV := .venv/bin/python
 READY := .venv/.ready
 TOYS := $(basename $(notdir $(wildcard configs/*/toy/*.py)))
 
-.PHONY: help setup test test-slow lint demo demo-clean bench
+.PHONY: help setup test test-slow test-openmmlab lint demo demo-clean bench
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Create .venv with the default stack (Python 3.10 to 3.12, a C++ compiler)
 
@@ -22,6 +22,9 @@ test: lint  ## Lint, types and tests (all but the slow ones)
 
 test-slow: $(READY)  ## The tests that take minutes
 	$(PYTHON_VENV) -m pytest -m slow
+
+test-openmmlab:  ## The tests on OpenMMLab's original distributions, in .venv-openmmlab
+	@tools/test_openmmlab_stack.sh
 
 lint: $(READY)  ## Ruff and mypy
 	$(PYTHON_VENV) -m ruff check .

@@ -41,7 +41,7 @@ setup(
         ],
         'openmmlab': [
             'mmengine>=0.10',
-            'mmcv>=2.0.0',
+            'mmcv>=2.0.0,<2.2',  # mmdet 3.3 and mmsegmentation 1.2 take no newer one
             'mmdet>=3.3',
             'mmsegmentation>=1.2',
             'ftfy',  # mmsegmentation 1.2 imports these two and does not name them

@@ -3,7 +3,6 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 
 from .config import ConfigError
+from .restricted_unpickler import load_data
 
 _trusted: set[Path] = set()
+_torch_reads_safely = torch.__version__ >= '2.10'  # see restricted_unpickler
 
 
 def trust(path: str | Path) -> None:
@@ -90,18 +91,20 @@ def read_checkpoint(path: Path, key: str, map_location: Any = 'cpu',
     """
     if path.resolve() in _trusted:
         return torch.load(path, map_location=map_location, weights_only=False)
-    # Before torch 2.5 there is no such list, and files with logs in them are refused.
-    allow = getattr(torch.serialization, 'safe_globals', nullcontext)
     try:
         _check_integrity(path)
-        with allow(_harmless_globals(with_logs)):
+        harmless = _harmless_globals(with_logs)
+        if not _torch_reads_safely:
+            return load_data(path, map_location, harmless)
+        with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        refused = re.search(r'GLOBAL ([\w.]+)|(getattr\(.*\))', str(error))
+        refused = re.search(r'GLOBAL ([\w.]+)|(getattr\(.*\))|(TorchScript)', str(error))
         if refused:
+            what = next(filter(None, refused.groups()))
             raise ConfigError(
-                f'{key}: holds more than weights ({refused[1] or refused[2]}), which would have '
-                f'to be executed; if you trust its origin, allow it with --trust {path}, or by '
+                f'{key}: holds more than weights ({what}), which would have to be executed; if '
+                f'you trust its origin, allow it with --trust {path}, or by '
                 'mmakd.checkpoint.trust(...) before it is read') from error
         reason = str(error).strip().split('\n')[0][:200]
         raise ConfigError(f'{key}: not a readable checkpoint, empty, truncated or damaged '
@@ -192,9 +195,13 @@ def _statistic(owner: object, name: str) -> Callable:
 
 def _harmless_globals(with_logs: bool) -> list[Callable | tuple[Callable, str]]:
     """List what MMEngine's checkpoints hold beside tensors: logged numbers."""
-    multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
+    functions = {'_reconstruct': np.empty(0).__reduce__()[0],
+                 'scalar': np.float64().__reduce__()[0]}
+    # A file has the module's name of the NumPy that wrote it, before 2.0 or since.
+    arrays = [(function, f'numpy.{core}.multiarray.{name}')
+              for name, function in functions.items() for core in ('core', '_core')]
     dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32')]
     buffer = f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'
     logs = ((HistoryBuffer, buffer), (_statistic, 'builtins.getattr')) if with_logs else (
         (_Ignored, buffer), (_Ignored, 'builtins.getattr'))
-    return [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *dtypes, *logs]
+    return [np.ndarray, np.dtype, *arrays, *dtypes, *logs]

@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import subprocess
+import time
 
 import torch.distributed as torch_dist
 from mmengine.config import Config
@@ -48,6 +49,8 @@ def start_gloo_without_accelerator(cfg: Config) -> None:
 def _stop_gloo() -> None:
     """End gloo's threads before the interpreter ends, which one of them else may abort."""
     gc.collect()  # the wrapped model, which the Runner's reference cycles keep, holds the group
+    # In torch 2.1 the end waits for gloo's threads without letting them free their last tensors.
+    time.sleep(0.1)
     torch_dist.destroy_process_group()
 
 

@@ -49,6 +49,7 @@ def enable_pictures(cfg: Config, args: argparse.Namespace) -> None:
             'default_hooks.visualization: missing, and --show and --show-dir need it; set it to '
             "dict(type='DetVisualizationHook') or dict(type='SegVisualizationHook')")
     hook.draw = True
+    hook.interval = 1  # mmsegmentation 1.2 keeps to it here too, and has 50
     if args.show:
         hook.show = True
         hook.wait_time = args.wait_time

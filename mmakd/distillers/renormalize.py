@@ -11,7 +11,15 @@ def _affine(preprocessor: Any) -> tuple[Tensor | float, Tensor | float]:
     return 0., 1.
 
 
-def _flips(preprocessor: nn.Module) -> bool:
+def swaps_channels(preprocessor: nn.Module) -> bool:
+    """Tell whether a data preprocessor turns the order of the channels round.
+
+    Args:
+        preprocessor (nn.Module): The ``data_preprocessor``.
+
+    Returns:
+        bool: Whether it makes RGB of BGR or the other way round.
+    """
     # mmsegmentation 1.2 has the name without the underscore.
     return any(getattr(preprocessor, name, False)
                for name in ('_channel_conversion', 'channel_conversion'))
@@ -29,7 +37,7 @@ def same_normalization(student: nn.Module, teacher: nn.Module) -> bool:
     """
     pairs = zip(_affine(student), _affine(teacher))
     alike = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
-    return alike and _flips(student) == _flips(teacher)
+    return alike and swaps_channels(student) == swaps_channels(teacher)
 
 
 def renormalize(inputs: Tensor, data_samples: list | None, student: nn.Module,
@@ -48,7 +56,7 @@ def renormalize(inputs: Tensor, data_samples: list | None, student: nn.Module,
     """
     (mean_s, std_s), (mean_t, std_t) = _affine(student), _affine(teacher)
     images = inputs * std_s + mean_s
-    if _flips(student) != _flips(teacher):
+    if swaps_channels(student) != swaps_channels(teacher):
         images = images.flip(1)
     images = (images - mean_t) / std_t
     for image, sample in zip(images, data_samples or ()):

@@ -207,10 +207,10 @@ class TestConventionsThatDiffer:
         assert mmrazor.DISTLoss(**between_images)(student, teacher).item() == 1
         assert losses.DISTLoss(**between_images)(student, teacher).item() != 1
 
+    @pytest.mark.filterwarnings('ignore:.*degrees of freedom')  # newer torch warns
     def test_pkd_of_one_value_a_channel_is_no_nan(self, mmrazor):
         student, teacher = make_pair((1, 5, 1, 1))
-        with pytest.warns(UserWarning, match='degrees of freedom'):
-            assert mmrazor.PKDLoss()(student, teacher).isnan()
+        assert mmrazor.PKDLoss()(student, teacher).isnan()
         value, gradient = run(losses.PKDLoss(), student, teacher)
         assert value.item() == 0 and not gradient.any()
 
