@@ -96,5 +96,6 @@ class Teacher:
     def _autocast(self, like: Tensor) -> AbstractContextManager:
         if self.precision is None:
             return nullcontext()
-        return torch.autocast(like.device.type, self.precision,
-                              enabled=self.precision != torch.float32)
+        if self.precision == torch.float32:
+            return torch.autocast(like.device.type, enabled=False)
+        return torch.autocast(like.device.type, self.precision)

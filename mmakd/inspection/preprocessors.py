@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..distillers.renormalize import swaps_channels
+
 _CHANNELS = {True: 'swapped (BGR to RGB)', False: 'as read'}
 
 
@@ -30,7 +32,7 @@ def _describe(preprocessor: Any) -> dict[str, str]:
     return dict(
         mean=_numbers(preprocessor.mean) if normalizes else 'none',
         std=_numbers(preprocessor.std) if normalizes else 'none',
-        channels=_CHANNELS[bool(getattr(preprocessor, '_channel_conversion', False))],
+        channels=_CHANNELS[swaps_channels(preprocessor)],
         padding=f'to {tuple(size)}' if size else f'to multiples of {divisor or 1}')
 
 
