@@ -32,5 +32,6 @@ def test_ten_lines_and_another_criterion(tmp_path):
         assert loss.isfinite() and loss > 0
         assert model.backbone.conv1.weight.grad.any()
     generators = [loss.criterion.generation for loss in losses]
-    assert all(parameter.grad.any() for generator in generators
-               for parameter in generator.parameters())
+    # Not every weight: the mask may cover the whole of the topmost map, which is one position.
+    assert all(any(parameter.grad.any() for parameter in generator.parameters())
+               for generator in generators)
