@@ -3,59 +3,41 @@ import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
 
 @contextmanager
-def preserve_rng(cuda: bool = True) -> Iterator[None]:
+def preserve_rng() -> Iterator[None]:
     """Leave the global streams of Python, NumPy and torch after the block as they were before.
 
     What is built inside takes its first values from the same streams, so it is as reproducible
     as the rest of the model.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def seed_rng(seed: int, devices: bool = True) -> None:
+    """Start the global streams of Python, NumPy and torch anew.
 
     Args:
-        cuda (bool): Whether the streams of CUDA devices count; a worker that loads data must not
+        seed (int): A seed in [0, 2^63).
+        devices (bool): Whether those of accelerators count; a worker that loads data must not
             touch them. Defaults to True.
     """
-    state = rng_state(cuda)
-    try:
-        yield
-    finally:
-        set_rng_state(state)
-
-
-def rng_state(cuda: bool = True) -> dict[str, Any]:
-    """Take down where the global streams are.
-
-    Args:
-        cuda (bool): Whether those of CUDA devices count. Defaults to True.
-
-    Returns:
-        dict: Plain numbers and tensors, which ``torch.load(weights_only=True)`` reads.
-    """
-    name, keys, position, has_gauss, gauss = np.random.get_state()
-    return dict(
-        python=random.getstate(),
-        numpy=(name, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss),
-        torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else [])
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the global streams back.
-
-    Args:
-        state (dict): What :func:`rng_state` gave.
-    """
-    random.setstate(state['python'])
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state['torch'])
-    if state['cuda']:
-        torch.cuda.set_rng_state_all(state['cuda'])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if devices:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def mix_seed(*parts: int | str) -> int:

@@ -1,5 +1,6 @@
 """Checkpoints that are never half written, and never fewer than promised."""
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+_PART = '.{}.part'
 
 
 @register_backend('atomic')
@@ -22,15 +25,23 @@ class AtomicLocalBackend(LocalBackend):
         Args:
             obj (bytes): What is written.
             filepath (str | Path): The file.
+
+        Raises:
+            OSError: If it cannot be written. What was there before still is.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f'.{path.name}.part')
-        with part.open('wb') as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        part = path.with_name(_PART.format(path.name))
+        try:
+            with part.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)  # a full disk needs the room
+            raise
+        _sync_folder(path.parent)
 
 
 @HOOKS.register_module()
@@ -40,15 +51,17 @@ class AtomicCheckpointHook(CheckpointHook):
     On a local disk a checkpoint appears under its name when it is whole, then the pointer
     ``last_checkpoint`` is replaced, and only then outdated checkpoints are removed; MMEngine
     removes them first, and its pointer may be caught empty. So there is always a whole checkpoint
-    to go on from, with ``max_keep_ckpts=1`` too. Other places are written as MMEngine does.
+    to go on from, with ``max_keep_ckpts=1`` too. The same holds for ``save_best``. Where
+    ``out_dir`` is no local folder, or ``backend_args`` is given, that backend writes.
 
     Takes the arguments of ``CheckpointHook``; the whole change of a config is
     ``default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))``.
     """
 
-    backend_args: Any
+    backend_args: dict[str, Any] | None
     file_backend: Any
-    keep_ckpt_ids: Any
+    keep_ckpt_ids: deque
+    last_ckpt: Any
 
     def before_train(self, runner: Runner) -> None:
         """Choose the backend, and remove what a killed run has left half written.
@@ -60,19 +73,20 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend='atomic')
         super().before_train(runner)
-        if is_local and is_main_process():
-            for part in Path(self.out_dir).glob('.*.part'):
-                part.unlink()
+        if is_main_process():
+            for folder in {Path(runner.work_dir), *([Path(self.out_dir)] if is_local else [])}:
+                for part in folder.glob(_PART.format('*')):
+                    part.unlink()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         with self._removing_afterwards():
-            outdated = []
-            if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids
-                                            or self.keep_ckpt_ids[-1] != step):
-                if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                    outdated.append(self.keep_ckpt_ids.popleft())
-                self.keep_ckpt_ids.append(step)
-                runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            kept, outdated = [], []
+            if self.max_keep_ckpts > 0:
+                # ``save_best`` has the last one saved again.
+                steps = [*(old for old in self.keep_ckpt_ids if old != step), step]
+                outdated, kept = steps[:-self.max_keep_ckpts], steps[-self.max_keep_ckpts:]
+                # A run that is killed before it removes them does so when it resumes.
+                runner.message_hub.update_info('keep_ckpt_ids', steps)
             name = self.filename_tmpl.format(step)
             self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
             runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -80,6 +94,9 @@ class AtomicCheckpointHook(CheckpointHook):
                 self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
                 save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
                 backend_args=self.backend_args, **self.args)
+            if self.max_keep_ckpts > 0:
+                self.keep_ckpt_ids = deque(kept)
+                runner.message_hub.update_info('keep_ckpt_ids', kept)
             if is_main_process():
                 AtomicLocalBackend().put(str(self.last_ckpt).encode(),
                                          Path(runner.work_dir, 'last_checkpoint'))
@@ -120,3 +137,13 @@ class _RemovingLater:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a renaming survive a loss of power, where the system can."""
+    if hasattr(os, 'O_DIRECTORY'):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

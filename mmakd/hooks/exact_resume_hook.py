@@ -1,130 +1,176 @@
 """An interrupted training that ends as the uninterrupted one."""
 import logging
+from collections.abc import Iterator
 from typing import Any
 
-from mmengine.dist import all_gather_object, get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from ..rng import mix_seed, rng_state, set_rng_state
-from .seeded_data import seed_augmentations
+from ..rng import mix_seed, seed_rng
+from .seeded_data import SeededBatchSampler, seed_augmentations
 
-_KEY = 'rng_states'
+_KEY = 'exact_resume'
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
     """Resumes a training bit for bit.
 
-    MMEngine's checkpoints hold no random states. This hook adds those of every rank (Python,
-    NumPy, torch, CUDA) and puts them back on resume, keeps validation from moving them, and makes
-    the augmentations of a batch depend on the seed and on its place in the training alone, so
-    that neither the number of workers nor what they loaded before plays a part.
+    MMEngine keeps no random states. With this hook none need be kept: the global streams of every
+    rank (Python, NumPy, torch, CUDA) start anew before each iteration from (seed, rank,
+    iteration), and the augmentations of each image from (seed, rank, place in the training). What
+    draws in between, validation, other hooks or the start of a resumed run, plays no part, nor
+    does the number of workers or what they had loaded ahead.
 
-    Exact are student, optimizer, schedules, adapters, sigma and Avatars, for checkpoints at the
-    end of an epoch or, in an iteration-based training, at any iteration, on the same number of
-    processes. Not covered are operators that are not deterministic in themselves (set
-    ``randomness.deterministic``), transforms that remember earlier images (``CachedMosaic``), and
-    checkpoints in the middle of an accumulated gradient, of which a warning is given.
+    Exact are student, optimizer, schedules, EMA, adapters, sigma and Avatars, from any checkpoint
+    at the end of an epoch or, in an iteration-based training, at any iteration. Where the config
+    or the checkpoint rules that out, a warning says why. Not covered are operators that are not
+    deterministic in themselves (set ``randomness.deterministic``), transforms with a random
+    generator of their own, and the order in which more than two processes add their gradients.
     """
 
-    # Behind whatever else draws before the first iteration.
-    priority = 'LOWEST'
+    # Before other hooks draw.
+    priority = 'HIGHEST'
 
     def __init__(self) -> None:
-        self._saved: dict[str, Any] | None = None
-        self._before_val: dict[str, Any] | None = None
+        self._checkpoint: dict[str, Any] = dict(parts=set())
+        self._batches: SeededBatchSampler | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note what the checkpoint tells about its training.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            checkpoint (dict): What was loaded.
+        """
+        self._checkpoint = dict(parts=set(checkpoint), **checkpoint.get('meta', {}).get(_KEY, {}))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what a resumed training must have in common with this one.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            checkpoint (dict): What is saved.
+        """
+        sampler = _sampler(runner.train_loop.dataloader)
+        checkpoint['meta'][_KEY] = dict(world_size=get_world_size(),
+                                        sampler_seed=getattr(sampler, 'seed', None))
 
     def before_train(self, runner: Runner) -> None:
-        """Seed the augmentations, and say where the resumed run cannot be exact.
+        """Seed the augmentations, and say where a resumed training cannot be exact.
 
         Args:
             runner (Runner): The runner of the training process.
         """
-        loop = runner.train_loop
-        sampler = _sampler(loop.dataloader)
-        if runner.iter == 0:
-            self._saved = None  # weights were loaded, not a training resumed
-        elif self._saved is None:
-            _warn('the checkpoint holds no random states (it was saved without ExactResumeHook)')
-        elif len(self._saved['states']) != get_world_size():
-            _warn(f"the checkpoint is one of {len(self._saved['states'])} processes, now there "
-                  f'are {get_world_size()}')
-            self._saved = None
-        elif hasattr(sampler, 'seed'):
-            sampler.seed = self._saved['sampler_seed']  # drawn anew where the config has none
-        counts = runner.optim_wrapper._accumulative_counts
-        if runner.iter % counts:
-            _warn(f'the checkpoint of iteration {runner.iter} lies within a gradient accumulated '
-                  f'over {counts} iterations, whose first part is lost; have checkpoints saved at '
-                  f'multiples of {counts}')
-        # A sampler that can skip begins where the training was cut off; others are replayed.
-        iterator: Any = getattr(loop, 'dataloader_iterator', None)
-        skips = iterator is None or (hasattr(iterator, 'skip_iter') and hasattr(sampler, 'skip'))
-        seed_augmentations(loop.dataloader, mix_seed(runner.seed, get_rank()),
-                           (lambda: runner.iter) if skips else (lambda: 0))
-        if getattr(iterator, '_iterator', None) is not None:  # MMEngine before 0.10.8
-            iterator._iterator = iter(loop.dataloader)
+        _warn_of_config(runner)
+        if runner.iter > 0:  # else weights were loaded, no training resumed
+            _warn_of_checkpoint(runner, self._checkpoint)
+            sampler = _sampler(runner.train_loop.dataloader)
+            if self._checkpoint.get('sampler_seed') is not None and hasattr(sampler, 'seed'):
+                sampler.seed = self._checkpoint['sampler_seed']  # the config may have none
+        self._batches = seed_augmentations(runner.train_loop.dataloader,
+                                           mix_seed(runner.seed, get_rank()))
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Tell the augmentations where in the training the next batch is.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        assert self._batches is not None
+        self._batches.position = 0 if _replays(runner) else runner.iter
+        _discard_loaded(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Put the states back, behind whatever draws at the start of a training.
+        """Start the global streams of this iteration.
 
         Args:
             runner (Runner): The runner of the training process.
             batch_idx (int): Index of the batch in the loop.
             data_batch (Any): The batch. Defaults to None.
         """
-        if self._saved is not None:
-            set_rng_state(self._saved['states'][get_rank()])
-            self._saved = None
+        seed_rng(mix_seed(runner.seed, get_rank(), runner.iter))
 
-    def before_val(self, runner: Runner) -> None:
-        """Take down the states.
 
-        Args:
-            runner (Runner): The runner of the validation process.
-        """
-        self._before_val = rng_state()
+def _warn_of_config(runner: Runner) -> None:
+    for name in sorted({type(part).__name__ for part in _walk(runner.train_loop.dataloader.dataset)
+                        if hasattr(part, 'results_cache')}):
+        _warn(f'the transform {name} remembers earlier images, which no checkpoint holds')
+    if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+        _warn('EarlyStoppingHook forgets the scores so far, and counts its patience anew')
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        schedulers = [scheduler for group in schedulers.values() for scheduler in group]
+    for scheduler in schedulers:
+        if getattr(scheduler, 'need_val_args', False):
+            _warn(f'{type(scheduler).__name__} follows the validation; one between the checkpoint '
+                  'and the interruption is lost to it')
 
-    def after_val(self, runner: Runner) -> None:
-        """Put them back: a resumed training does not repeat the validation.
 
-        Args:
-            runner (Runner): The runner of the validation process.
-        """
-        if self._before_val is not None:
-            set_rng_state(self._before_val)
-            self._before_val = None
+def _warn_of_checkpoint(runner: Runner, checkpoint: dict[str, Any]) -> None:
+    loop = runner.train_loop
+    if 'world_size' not in checkpoint:
+        _warn('the checkpoint was saved without ExactResumeHook')
+    elif checkpoint['world_size'] != get_world_size():
+        _warn(f"the checkpoint is one of {checkpoint['world_size']} processes, now there are "
+              f'{get_world_size()}')
+    needed = {'optimizer', 'param_schedulers'} if runner.param_schedulers else {'optimizer'}
+    for part in sorted(needed - checkpoint['parts']):
+        _warn(f'the checkpoint holds no state of {part}, which begins anew')
+    counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    if runner.iter % counts:
+        _warn(f'the checkpoint of iteration {runner.iter} lies within a gradient accumulated '
+              f'over {counts} iterations, whose first part is lost; have checkpoints saved at '
+              f'multiples of {counts}')
+    if isinstance(loop, EpochBasedTrainLoop) and runner.iter % len(loop.dataloader):
+        _warn(f'the checkpoint of iteration {runner.iter} lies within an epoch, which begins '
+              'anew; have checkpoints saved by epoch')
+    if getattr(loop, 'fast_forward_on_resume', False):
+        _warn('train_cfg.fast_forward_on_resume=True has the data begin anew; leave it out')
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the states of all ranks.
 
-        Args:
-            runner (Runner): The runner of the training process.
-            checkpoint (dict): What is saved.
-        """
-        checkpoint[_KEY] = dict(
-            # ``save_best`` saves within the validation.
-            states=all_gather_object(self._before_val or rng_state()),
-            sampler_seed=getattr(_sampler(runner.train_loop.dataloader), 'seed', None))
+def _warn(reason: str) -> None:
+    print_log(f'ExactResumeHook: a resumed training is not exact: {reason}', 'current',
+              level=logging.WARNING)
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the states until training goes on.
 
-        Args:
-            runner (Runner): The runner of the training process.
-            checkpoint (dict): What was loaded.
-        """
-        self._saved = checkpoint.get(_KEY)
+def _walk(part: Any) -> Iterator[Any]:
+    """Go through a dataset, the datasets that it wraps, and their transforms."""
+    if isinstance(part, (list, tuple)):
+        for item in part:
+            yield from _walk(item)
+        return
+    yield part
+    for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
+        yield from _walk(getattr(part, name, []))
+
+
+def _replays(runner: Runner) -> bool:
+    """Whether the loop is going to draw all earlier batches again."""
+    loop = runner.train_loop
+    if isinstance(loop, EpochBasedTrainLoop) or getattr(loop, 'fast_forward_on_resume', False):
+        return False
+    # MMEngine from 0.10.8 on lets a sampler that can skip begin where the training was cut off.
+    return not (hasattr(getattr(loop, 'dataloader_iterator', None), 'skip_iter')
+                and hasattr(loop.dataloader.sampler, 'skip'))
+
+
+def _discard_loaded(runner: Runner) -> None:
+    """Have batches that were loaded before they could be seeded loaded again."""
+    iterator: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
+    if getattr(iterator, '_iterator', None) is None:
+        return  # MMEngine from 0.10.8 on waits
+    dataloader = runner.train_loop.dataloader
+    sampler = _sampler(dataloader)
+    if hasattr(sampler, '_indices_of_rank'):
+        sampler.indices = sampler._indices_of_rank()
+    dataloader._iterator = None  # of persistent workers
+    iterator._iterator = iter(dataloader)
 
 
 def _sampler(dataloader: DataLoader) -> Any:
     return getattr(dataloader.batch_sampler, 'sampler', dataloader.sampler)
-
-
-def _warn(reason: str) -> None:
-    print_log(f'ExactResumeHook: this resume is not exact: {reason}', 'current',
-              level=logging.WARNING)

@@ -1,13 +1,11 @@
 """Augmentations that depend on a batch's place in the training alone."""
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ..rng import mix_seed, preserve_rng
+from ..rng import mix_seed, seed_rng
 
 
 class SeededBatch(list):
@@ -22,20 +20,19 @@ class SeededBatchSampler:
     Args:
         batch_sampler (Iterable): The batch sampler.
         seed (int): Seed of the training, the rank mixed in.
-        start (Callable[[], int]): Called where an iteration begins: the position of its first
-            batch in the training.
     """
 
-    def __init__(self, batch_sampler: Iterable[list[int]], seed: int,
-                 start: Callable[[], int]) -> None:
+    def __init__(self, batch_sampler: Iterable[list[int]], seed: int) -> None:
         self.batch_sampler = batch_sampler
         self.seed = seed
-        self.start = start
+        # Of the next batch, in the whole training; several passes over the data count on.
+        self.position = 0
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        for position, indices in enumerate(self.batch_sampler, self.start()):
+        for indices in self.batch_sampler:
             batch = SeededBatch(indices)
-            batch.seed = mix_seed(self.seed, position)
+            batch.seed = mix_seed(self.seed, self.position)
+            self.position += 1
             yield batch
 
     def __len__(self) -> int:
@@ -55,35 +52,34 @@ class _SeededItems:
         self.dataset = dataset
 
     def __call__(self, indices: list[int]) -> list:
-        if not isinstance(indices, SeededBatch):
+        if not isinstance(indices, SeededBatch):  # another dataloader of the dataset
             return [self.dataset[index] for index in indices]
-        with preserve_rng(cuda=False):
-            return [self._load(index, mix_seed(indices.seed, place))
-                    for place, index in enumerate(indices)]
+        return [self._load(index, mix_seed(indices.seed, place))
+                for place, index in enumerate(indices)]
 
     def _load(self, index: int, seed: int) -> Any:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
+        seed_rng(seed, devices=False)
         return self.dataset[index]
 
 
-def seed_augmentations(dataloader: DataLoader, seed: int, start: Callable[[], int]) -> None:
+def seed_augmentations(dataloader: DataLoader, seed: int) -> SeededBatchSampler:
     """Have a dataloader's augmentations depend on seed and position alone.
 
     However many workers there are, and whatever they have loaded before, the n-th batch of a
-    training is the same. The process's own streams do not feel the loading.
+    training is the same. Loading in the training process moves its global streams.
 
     Args:
         dataloader (DataLoader): With a batch sampler, before it is first iterated.
         seed (int): Seed of the training, the rank mixed in.
-        start (Callable[[], int]): Called where an iteration begins: the position of its first
-            batch in the training.
+
+    Returns:
+        SeededBatchSampler: The dataloader's batch sampler from now on.
     """
     # torch asks a dataset for a whole batch where it has this method.
     dataloader.dataset.__getitems__ = _SeededItems(dataloader.dataset)  # type: ignore[attr-defined]
-    # Its iterators draw a seed of their workers, now and then.
+    # Its iterators draw a seed of their workers, from the global stream else.
     dataloader.generator = torch.Generator()
+    batches = SeededBatchSampler(cast(Iterable[list[int]], dataloader.batch_sampler), seed)
     # Past DataLoader.__setattr__, which forbids it: no iterator exists yet.
-    batches = cast(Iterable[list[int]], dataloader.batch_sampler)
-    vars(dataloader)['batch_sampler'] = SeededBatchSampler(batches, seed, start)
+    vars(dataloader)['batch_sampler'] = batches
+    return batches
