@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmakd.rng import mix_seed, preserve_rng
+from mmakd.rng import mix_seed, preserve_rng, seed_rng
 
 numbers = st.integers(0, 2**32 - 1)
 fixed = settings(derandomize=True, database=None, deadline=None)
@@ -38,6 +38,16 @@ def test_block_is_reproducible_from_the_global_seed():
         with preserve_rng():
             results.append(torch.rand(3).tolist())
     assert results[0] == results[1] != results[2]
+
+
+@pytest.mark.parametrize('devices', [True, False])
+def test_seeding_starts_every_stream_anew(devices):
+    results = []
+    for seed in 2**63 - 1, 2**63 - 1, 0:
+        seed_rng(seed, devices)
+        results.append(draw_all())
+    assert results[0] == results[1]
+    assert all(first != second for first, second in zip(results[1], results[2]))
 
 
 @fixed

@@ -1,8 +1,6 @@
 """Checkpoints that are never half written, and never fewer than promised."""
 import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,53 +77,42 @@ class AtomicCheckpointHook(CheckpointHook):
                     part.unlink()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        with self._removing_afterwards():
-            kept, outdated = [], []
-            if self.max_keep_ckpts > 0:
-                # ``save_best`` has the last one saved again.
-                steps = [*(old for old in self.keep_ckpt_ids if old != step), step]
-                outdated, kept = steps[:-self.max_keep_ckpts], steps[-self.max_keep_ckpts:]
-                # A run that is killed before it removes them does so when it resumes.
-                runner.message_hub.update_info('keep_ckpt_ids', steps)
-            name = self.filename_tmpl.format(step)
-            self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-            runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-            runner.save_checkpoint(
-                self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
-                backend_args=self.backend_args, **self.args)
-            if self.max_keep_ckpts > 0:
-                self.keep_ckpt_ids = deque(kept)
-                runner.message_hub.update_info('keep_ckpt_ids', kept)
-            if is_main_process():
-                AtomicLocalBackend().put(str(self.last_ckpt).encode(),
-                                         Path(runner.work_dir, 'last_checkpoint'))
-                for old in outdated:
-                    path = self.file_backend.join_path(self.out_dir,
-                                                       self.filename_tmpl.format(old))
-                    if self.file_backend.isfile(path):
-                        self.file_backend.remove(path)
+        kept, outdated = [], []
+        if self.max_keep_ckpts > 0:
+            # ``save_best`` has the last one saved again.
+            steps = [*(old for old in self.keep_ckpt_ids if old != step), step]
+            outdated, kept = steps[:-self.max_keep_ckpts], steps[-self.max_keep_ckpts:]
+            # A run that is killed before it removes them does so when it resumes.
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+            backend_args=self.backend_args, **self.args)
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = deque(kept)
+            runner.message_hub.update_info('keep_ckpt_ids', kept)
+        if is_main_process():
+            AtomicLocalBackend().put(str(self.last_ckpt).encode(),
+                                     Path(runner.work_dir, 'last_checkpoint'))
+            for old in outdated:
+                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+                if self.file_backend.isfile(path):
+                    self.file_backend.remove(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._removing_afterwards():
-            super()._save_best_checkpoint(runner, metrics)
-
-    @contextmanager
-    def _removing_afterwards(self) -> Iterator[None]:
-        """Put off what the block removes until all of it has been written."""
         backend = self.file_backend
         removed: list[Any] = []
+        # MMEngine removes the previous best one first.
         self.file_backend = _RemovingLater(backend, removed)
         try:
-            yield
+            super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
-        # A resumed run may write a file anew that it takes for outdated.
-        current = {self.last_ckpt, getattr(self, 'best_ckpt_path', None),
-                   *getattr(self, 'best_ckpt_path_dict', {}).values()}
         for path in removed:
-            if path not in current:
-                backend.remove(path)
+            backend.remove(path)
 
 
 class _RemovingLater:
