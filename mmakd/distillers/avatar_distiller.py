@@ -111,7 +111,8 @@ class AvatarDistiller(BaseModel):
             tasks.register_buffer('skipped_steps', torch.zeros(()))
         self._teacher = Teacher(
             networks[1], networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
-            _PRECISIONS[teacher_precision] if teacher_precision else None)
+            _PRECISIONS[teacher_precision] if teacher_precision else None,
+            {pair.teacher for pair in self._taps.values()})
         self.register_load_state_dict_post_hook(_accept_plain_student)
 
     def _share_tables(self, student: BaseModel) -> None:
@@ -160,9 +161,13 @@ class AvatarDistiller(BaseModel):
     def init_weights(self) -> None:
         """Initialise the student as in plain training, then ours, and load the teacher.
 
+        A second call does nothing, as everywhere in MMEngine.
+
         Raises:
             ConfigError: If the teacher's checkpoint is missing, damaged or of another model.
         """
+        if self._teacher.is_loaded:
+            return
         with preserve_rng():
             self._teacher.load()
         self.student.init_weights()
