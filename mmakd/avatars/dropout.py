@@ -1,4 +1,5 @@
 """Elementwise dropout, the perturbation of the paper."""
+import torch
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
@@ -47,13 +48,18 @@ class DropoutPerturbation(Perturbation):
             Tensor: Ones (kept) and zeros, broadcastable to the feature; each is one with
             probability ``1 - rate``.
         """
-        return feature.new_empty(feature.shape).bernoulli_(1 - self.rate, generator=generator)
+        # Faster than bernoulli_ on a CPU; in float16 uniform numbers are too coarse.
+        dtype = torch.promote_types(feature.dtype, torch.float32)
+        uniform = torch.empty_like(feature, dtype=dtype).uniform_(generator=generator)
+        return uniform.lt_(1 - self.rate).to(feature.dtype)
 
     def forward(self, feature: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one Avatar; see :meth:`Perturbation.forward`."""
         if self.rate == 0:
             return feature
-        return self.keep_mask(feature, generator).div_(1 - self.rate).mul(feature)
+        scale = 1 / (1 - self.rate)
+        mask = self.keep_mask(feature, generator).mul_(scale)
+        return mask.mul_(feature) if mask.shape == feature.shape else mask.mul(feature)
 
     def variance(self, feature: Tensor) -> Tensor:
         """Compute ``p / (1 - p) T^2``; see :meth:`Perturbation.variance`."""

@@ -74,14 +74,16 @@ class ChannelWiseDivergence(nn.Module):
         for avatar in avatars:
             count += 1
             log_avatar = self._log_softmax(avatar)
-            value += F.kl_div(detached, log_avatar, reduction='sum', log_target=True)
-            soft_map += log_avatar.exp_()
+            probability = log_avatar.exp()
+            soft_map += probability
+            value += torch.dot(probability.flatten(), log_avatar.sub_(detached).flatten())
         # The second term is zero in value and carries the gradient.
         divergence = value + (soft_map * (detached - log_student)).sum()
         return self._scale(preds_S) / count * divergence
 
     def _log_softmax(self, feature: Tensor) -> Tensor:
-        return F.log_softmax(feature.flatten(2) / self.tau, dim=2)
+        feature = feature.flatten(2)
+        return F.log_softmax(feature if self.tau == 1 else feature / self.tau, dim=2)
 
     def _scale(self, feature: Tensor) -> float:
         return self.loss_weight * self.tau**2 / (feature.size(0) * feature.size(1))
