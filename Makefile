@@ -36,5 +36,5 @@ demo: $(READY)  ## Train teacher, student and AKD student on drawn data; write a
 demo-clean:  ## Remove the drawn data, the runs of the toy configs and the report
 	rm -rf work_dirs/demo data/shapes $(addprefix work_dirs/,$(TOYS))
 
-bench: $(READY)  ## Time a distilled training step against a plain one
-	$(PYTHON_VENV) tools/benchmark_speed.py
+bench: $(READY)  ## Time our training step beside MMRazor's; update docs/benchmark.md
+	$(PYTHON_VENV) tools/benchmark_speed.py --growth --out docs/benchmark --report docs/benchmark.md

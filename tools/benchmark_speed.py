@@ -1,40 +1,55 @@
-"""Time a distilled training step against a plain one, and count what is kept for backward.
+"""Time a distilled training step beside a plain one and beside MMRazor's.
 
-In each round every variant runs once, on the same random images and with random weights, so that
-all meet the same machine; the ratios are taken round by round.
+In each round every variant runs once, in an order that is drawn, on the same random images and
+from the same random weights, so that a noisy machine hits all alike; ratios are taken round by
+round. Prints a table, and writes JSON and a plot.
 """
 import argparse
-import copy
-import time
+import importlib
+import os
+import platform
+import re
+import shlex
+import sys
 from collections.abc import Callable
+from datetime import date
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config
-from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
+from benchmark_growth import measure_growth
+from benchmark_measure import (
+    Step,
+    checkpoint_size,
+    distillation_loss,
+    measure_memory,
+    measure_time,
+    training_step,
+)
+from benchmark_plot import plot
+from benchmark_report import check_report, print_result, update_report
+from benchmark_variants import MMRAZOR, Variants, make_batch, read_config
+from mmengine.fileio import dump
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from mmakd.cli import config_errors_as_messages
-from mmakd.config import ConfigError
-from mmakd.distillers import AvatarDistiller
-from mmakd.distillers.assembly import build_network
-from mmakd.losses import UncertaintyFeatureLoss
+from mmakd.distillers.taps import forward_to_taps
 
 _CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 _DEFAULT = [
     _CONFIGS / 'det/retinanet/akd-cwd_retinanet-r101_retinanet-r50_fpn_2x_coco.py',
     _CONFIGS / 'seg/pspnet/akd-cwd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024.py',
 ]
-_WARM_UP = 2
+# The papers', as the data preprocessors pad them.
+_CUDA_SIZE = dict(mmdet=(800, 1344), mmseg=(512, 1024))
+_CPU_SIZE = (256, 256)
 _AVATARS = (1, 2, 4, 8)
+_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,195 +63,129 @@ def parse_args() -> argparse.Namespace:
                         'the RetinaNet on COCO and the PSPNet on Cityscapes)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
                         help='where to run (default here: %(default)s)')
-    parser.add_argument('--size', type=int, nargs=2, default=(256, 256), metavar=('H', 'W'),
-                        help='height and width of the images (default: 256 256)')
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
+                        help='height and width of the images (default: 256 256 on a CPU, on a GPU '
+                        '800 1344 for detectors and 512 1024 for segmentors)')
     parser.add_argument('--batch', type=int, default=2,
                         help='images a step (default: %(default)s)')
-    parser.add_argument('--iters', type=int, default=10, help='rounds (default: %(default)s)')
+    parser.add_argument('--iters', type=int, default=20, help='rounds (default: %(default)s)')
+    parser.add_argument('--teacher-precision', nargs='*', metavar='TYPE',
+                        choices=('float16', 'bfloat16'), default=None,
+                        help="measure also with teacher_precision='float16' or 'bfloat16' "
+                        '(default: both on a GPU, none on a CPU)')
+    parser.add_argument('--growth', action='store_true',
+                        help='measure also how time and memory grow with the number of Avatars, '
+                        'of levels, of pixels and of images')
+    parser.add_argument('--out', default='work_dirs/benchmark', metavar='DIR',
+                        help='where JSON and plot go (default: %(default)s)')
+    parser.add_argument('--report', metavar='FILE',
+                        help='a Markdown file whose tables are made anew from all JSON in DIR')
     args = parser.parse_args()
-    if min(*args.size, args.batch, args.iters) < 1:
+    if min(*(args.size or (1, )), args.batch, args.iters) < 1:
         parser.error('--size, --batch and --iters must be positive')
+    if args.teacher_precision is None:
+        args.teacher_precision = ['float16', 'bfloat16'] if 'cuda' in args.device else []
     return args
 
 
-def read_config(path: str | Path) -> tuple[Config, Config]:
-    """Read a config and make its twin with the bare criteria.
+def benchmark(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one config.
 
     Args:
         path (str | Path): The config.
-
-    Returns:
-        tuple[Config, Config]: With the AKD losses, and with their criteria alone; the teachers of
-        both keep random weights.
-
-    Raises:
-        ConfigError: If there is nothing to compare.
-    """
-    if not Path(path).is_file():
-        raise ConfigError(f'config={str(path)!r}: no such file')
-    cfg = Config.fromfile(path)
-    if cfg.model.get('type') != AvatarDistiller.__name__:
-        raise ConfigError(f"model.type={cfg.model.get('type')!r}: name a config whose model is an "
-                          'AvatarDistiller')
-    cfg.model.teacher_ckpt = None
-    # Random weights must not grow to infinity in the course of the measurement.
-    cfg.optim_wrapper.optimizer.lr = 1e-6
-    bare = copy.deepcopy(cfg)
-    for name, task in bare.model.distill.items():
-        if task.loss.type != UncertaintyFeatureLoss.__name__:
-            raise ConfigError(f'model.distill.{name}.loss.type={task.loss.type!r}: must be an '
-                              'UncertaintyFeatureLoss, which is compared with its criterion')
-        task.loss = task.loss.criterion
-    return cfg, bare
-
-
-def make_batch(scope: str, size: tuple[int, int], batch: int) -> dict:
-    """Make random images with random ground truth, as a dataloader gives them.
-
-    Args:
-        scope (str): 'mmdet' or 'mmseg'.
-        size (tuple[int, int]): Height and width.
-        batch (int): How many.
-
-    Returns:
-        dict: ``inputs`` and ``data_samples``.
-    """
-    # Labels that every network has.
-    data = demo_mm_inputs(batch, (3, *size), num_items=[8] * batch, num_classes=2)
-    if scope == 'mmseg':
-        rng = np.random.default_rng(0)
-        labels = [torch.from_numpy(rng.integers(0, 2, (1, *size))) for _ in range(batch)]
-        data['data_samples'] = [
-            SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(
-                img_shape=size, ori_shape=size)) for label in labels
-        ]
-    return data
-
-
-def prepare(model: BaseModel, size: tuple[int, int], device: str) -> BaseModel:
-    """Bring a model where the Runner brings it, and have it take images of any size."""
-    if getattr(model.data_preprocessor, 'size', None):
-        model.data_preprocessor.size = size
-    return revert_sync_batchnorm(model).to(device).train()
-
-
-def measure(variants: dict[str, Callable[[], object]], rounds: int,
-            device: str) -> dict[str, np.ndarray]:
-    """Time each variant once a round.
-
-    Args:
-        variants (dict[str, Callable]): What to run, by name.
-        rounds (int): Number of rounds that count.
-        device (str): Where they run.
-
-    Returns:
-        dict[str, np.ndarray]: Seconds of each round.
-    """
-    times = np.zeros((_WARM_UP + rounds, len(variants)))
-    for times_of_round in track(times, 'measuring', transient=True):
-        for i, step in enumerate(variants.values()):
-            _synchronize(device)
-            start = time.perf_counter()
-            step()
-            _synchronize(device)
-            times_of_round[i] = time.perf_counter() - start
-    return dict(zip(variants, times[_WARM_UP:].T, strict=True))
-
-
-def _synchronize(device: str) -> None:
-    if device.startswith('cuda'):
-        torch.cuda.synchronize()
-
-
-def saved_megabytes(model: AvatarDistiller, data: dict, num_avatars: int) -> float:
-    """Count what the loss keeps for the backward pass.
-
-    Args:
-        model (AvatarDistiller): The model.
-        data (dict): A batch as the model's preprocessor gave it.
-        num_avatars (int): K.
-
-    Returns:
-        float: Megabytes, each storage counted once.
-    """
-    for module in model.distiller.modules():
-        if isinstance(module, UncertaintyFeatureLoss):
-            module.num_avatars = num_avatars
-    sizes: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        # The result keeps the graph, so that no storage is freed and its address used again.
-        losses = model(**copy.deepcopy(data), mode='loss')
-    del losses
-    return sum(sizes.values()) / 1e6
-
-
-def benchmark(cfg: Config, bare: Config, args: argparse.Namespace, console: Console) -> None:
-    """Measure one config and print the results.
-
-    Args:
-        cfg (Config): The config with the AKD losses.
-        bare (Config): The config with their criteria alone.
         args (argparse.Namespace): The command line.
-        console (Console): Where to print.
+
+    Returns:
+        dict[str, Any]: All that was measured, and where.
     """
-    size = tuple(args.size)
-    batch = make_batch(cfg.default_scope, size, args.batch)
-    models = {
-        'plain step': build_network(cfg.model.student),
-        'distilled step, bare criterion': MODELS.build(bare.model),
-        'distilled step, AKD': MODELS.build(cfg.model),
-    }
-    models = {name: prepare(model, size, args.device) for name, model in models.items()}
-    akd = models['distilled step, AKD']
-    data = akd.data_preprocessor(copy.deepcopy(batch), True)
-
-    def training_step(model: BaseModel) -> Callable[[], object]:
-        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-        return lambda: model.train_step(copy.deepcopy(batch), optimizer)
-
-    variants = {name: training_step(model) for name, model in models.items()}
-    variants['teacher forward'] = lambda: akd._teacher.features(
-        akd._taps.values(), data['inputs'], data['data_samples'], akd.data_preprocessor)
-    times = measure(variants, args.iters, args.device)
-
-    table = Table('', 'median, ms', 'quartiles, ms', title=Path(cfg.filename).stem,
-                  title_justify='left')
-    for name, seconds in times.items():
-        table.add_row(name, *_median_and_quartiles(1000 * seconds, '.0f'))
-    console.print(table)
-    akd_time, bare_time = times['distilled step, AKD'], times['distilled step, bare criterion']
-    for title, ratio, target in (
-            ('AKD / (plain + teacher forward)',
-             akd_time / (times['plain step'] + times['teacher forward']), 1.10),
-            ('AKD / bare criterion', akd_time / bare_time, 1.03)):
-        median, quartiles = _median_and_quartiles(ratio, '.3f')
-        console.print(f'{title}: {median} ({quartiles}); target: at most {target:.2f}')
-    kept = {k: saved_megabytes(akd, data, k) for k in _AVATARS}
-    sizes = ', '.join(f'{k}: {megabytes:.1f} MB' for k, megabytes in kept.items())
-    console.print(f'kept for backward, by the number of Avatars: {sizes}\n')
+    cfg = read_config(path)
+    size = args.size or (_CUDA_SIZE[cfg.default_scope] if 'cuda' in args.device else _CPU_SIZE)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        variants = Variants(cfg, tuple(size), args.device)
+        results = _compare(variants, args)
+        rounds = max(args.iters // 4, 1)
+        growth = measure_growth(variants, args.batch, rounds) if args.growth else []
+    return dict(
+        config=Path(path).stem, scope=cfg.default_scope, device=args.device.split(':')[0],
+        machine=_machine(args.device), threads=torch.get_num_threads(), date=str(date.today()),
+        command=shlex.join(['python', *sys.argv]), size=list(size), batch=args.batch,
+        rounds=args.iters,
+        versions={**{package: importlib.import_module(package).__version__
+                     for package in _PACKAGES}, 'mmrazor': version('mmrazor')},
+        variants=results, growth=growth,
+        left_out={name: reason for name in MMRAZOR
+                  if (reason := variants.why_not_mmrazor(name))})
 
 
-def _median_and_quartiles(values: np.ndarray, form: str) -> tuple[str, str]:
-    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return format(median, form), f'{low:{form}} to {high:{form}}'
+def _compare(variants: Variants, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Measure all variants of one config, by name."""
+    batch = make_batch(variants.cfg.default_scope, variants.size, args.batch)
+    optim_wrapper = variants.cfg.optim_wrapper
+    builders: dict[str, Callable[[], BaseModel]] = {
+        'plain student': variants.plain, 'ours, base criterion': variants.base}
+    for precision in args.teacher_precision:
+        builders[f'ours, base criterion, {precision} teacher'] = (
+            partial(variants.base, precision))
+    for number in _AVATARS:
+        builders[f'ours, AKD, K = {number}'] = partial(variants.akd, number)
+    for name in MMRAZOR:
+        if not variants.why_not_mmrazor(name):
+            builders[f'MMRazor {name}'] = partial(variants.mmrazor, name)
+
+    models = {name: build() for name, build in builders.items()}
+    losses = {name: distillation_loss(model, batch) for name, model in models.items()}
+    steps = {name: training_step(model, optim_wrapper, batch) for name, model in models.items()}
+    steps['teacher forward'] = _teacher_forward(variants, models['ours, base criterion'], batch)
+    seconds = measure_time(steps, args.iters, args.device, 'time')
+    sizes = {name: checkpoint_size(model, optim_wrapper, batch) for name, model in models.items()}
+    del models, steps
+    peaks = {name: measure_memory(build, optim_wrapper, batch, args.device)
+             for name, build in builders.items()}
+    return {name: dict(seconds=seconds[name], peak_bytes=peaks.get(name),
+                       checkpoint_bytes=sizes.get(name), distillation_loss=losses.get(name))
+            for name in seconds}
+
+
+def _teacher_forward(variants: Variants, ours: Any, batch: dict) -> Step:
+    """Run the teacher as it comes, in float32, as one would without thinking of its speed."""
+    teacher = variants.teacher()
+    data = ours.data_preprocessor(batch, True)
+    taps = {pair.teacher for pair in ours._taps.values()}
+
+    @torch.no_grad()
+    def step() -> None:
+        forward_to_taps(teacher, taps, data['inputs'], data['data_samples'])
+
+    return step
+
+
+def _machine(device: str) -> str:
+    if 'cuda' in device:
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path('/proc/cpuinfo')
+    found = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f'{name}, {os.cpu_count()} cores'
 
 
 def main() -> None:
     """Measure what the command line names."""
     args = parse_args()
     console = Console()
-    height, width = args.size
-    console.print(f'{args.device}, torch {torch.__version__}, {torch.get_num_threads()} threads, '
-                  f'{args.batch} images of {height} x {width}, {args.iters} rounds\n')
+    MMLogger.get_instance('benchmark', log_level='WARNING')
+    out = Path(args.out)
+    if args.report:
+        check_report(Path(args.report))
     for path in args.configs:
-        cfg, bare = read_config(path)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            benchmark(cfg, bare, args, console)
+        result = benchmark(path, args)
+        name = f'{result["device"]}_{result["config"]}'
+        out.mkdir(parents=True, exist_ok=True)
+        dump(result, out / f'{name}.json', indent=1)
+        plot(result, out / f'{name}.png')
+        print_result(result, console)
+        console.print(f'{out / name}.json, .png\n')
+    if args.report:
+        update_report(Path(args.report), out)
 
 
 if __name__ == '__main__':

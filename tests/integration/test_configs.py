@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_speed import make_batch, prepare
+from benchmark_variants import make_batch, prepare
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper

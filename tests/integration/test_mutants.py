@@ -125,7 +125,7 @@ def test_many_mutants(configs, attempt):
 @pytest.mark.slow
 def test_mutants_of_real_size():
     """Of the model alone, which takes its networks from the installed packages."""
-    from benchmark_speed import make_batch, prepare
+    from benchmark_variants import make_batch, prepare
 
     def step(cfg):
         init_default_scope(cfg.default_scope)

@@ -2,7 +2,7 @@
 import re
 from pathlib import Path
 
-from benchmark_speed import make_batch, prepare
+from benchmark_variants import make_batch, prepare
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
