@@ -28,6 +28,32 @@ def trust(path: str | Path) -> None:
     _trusted.add(Path(path).expanduser().resolve())
 
 
+def is_address(checkpoint: str) -> bool:
+    """Tell whether a checkpoint has to be fetched.
+
+    Args:
+        checkpoint (str): Path or URL.
+
+    Returns:
+        bool: Whether it is a URL.
+    """
+    return checkpoint.startswith(('http://', 'https://'))
+
+
+def local_path(checkpoint: str) -> Path:
+    """Say where a checkpoint lies, or will lie once it is fetched.
+
+    Args:
+        checkpoint (str): Path or URL.
+
+    Returns:
+        Path: Its place on this machine.
+    """
+    if is_address(checkpoint):
+        return Path(torch.hub.get_dir(), 'checkpoints', checkpoint.rsplit('/', 1)[1])
+    return Path(checkpoint).expanduser()
+
+
 def find_file(checkpoint: str, key: str) -> Path:
     """Find a checkpoint on this machine, fetching it where it is an address.
 
@@ -42,7 +68,9 @@ def find_file(checkpoint: str, key: str) -> Path:
     Raises:
         ConfigError: If it is missing, cannot be fetched, or is not what its name says.
     """
-    path = _fetch(checkpoint, key) if _is_address(checkpoint) else Path(checkpoint).expanduser()
+    path = local_path(checkpoint)
+    if is_address(checkpoint):
+        _fetch(checkpoint, path, key)
     if not path.is_file():
         what = 'a directory' if path.is_dir() else 'no such file'
         raise ConfigError(f'{key}: {what}; name an existing checkpoint (a relative path starts at '
@@ -144,12 +172,7 @@ def read_checkpoints_safely() -> None:
     CheckpointLoader.register_scheme(('', 'http://', 'https://'), loader=load, force=True)
 
 
-def _is_address(checkpoint: str) -> bool:
-    return checkpoint.startswith(('http://', 'https://'))
-
-
-def _fetch(address: str, key: str) -> Path:
-    path = Path(torch.hub.get_dir(), 'checkpoints', address.rsplit('/', 1)[1])
+def _fetch(address: str, path: Path, key: str) -> None:
     if get_local_rank() == 0 and not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         print_log(f'Downloading {address} to {path}', 'current')
@@ -160,7 +183,6 @@ def _fetch(address: str, key: str) -> Path:
             raise ConfigError(f'{key}: download failed ({error}); fetch it by other means to '
                               f'{path}, or name a local file') from error
     barrier()
-    return path
 
 
 def _check_integrity(path: Path) -> None:

@@ -1,10 +1,13 @@
 """One run of both networks on a small image, which shows what their taps give."""
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.utils import to_2tuple
 from torch import Tensor
 
 from ..config import ConfigError, ConfigProblems
@@ -14,7 +17,43 @@ from .tap_pair import TapPair, dense_taps, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
 
 # Large enough for five FPN levels and for pyramid pooling.
-_SIZE = (128, 128)
+SMALL = (128, 128)
+_LARGE = (512, 512)
+_Result = TypeVar('_Result')
+
+
+def on_small_image(run: Callable[[tuple[int, int]], _Result], *networks: BaseModel) -> _Result:
+    """Run networks on a small image, or where one takes none, on one as large as in training.
+
+    They are in eval mode for it. Position embeddings as those of BEiT fit one size only, and
+    DINO's queries need many positions. That size is the first that a ``data_preprocessor`` names
+    as ``size``, or else a backbone as ``img_size``; 512 x 512 where none names any.
+
+    Args:
+        run (Callable): Runs them, given height and width of the image.
+        *networks (BaseModel): The networks, the one that is trained first.
+
+    Returns:
+        Any: What ``run`` returns.
+    """
+    training = [network.training for network in networks]
+    try:
+        for network in networks:
+            network.eval()
+        return run(SMALL)
+    except Exception:
+        named = [*(getattr(network.data_preprocessor, 'size', None) for network in networks),
+                 *(getattr(getattr(network, 'backbone', None), 'img_size', None)
+                   for network in networks)]
+        return run(next(filter(_is_size, map(to_2tuple, named)), _LARGE))
+    finally:
+        for network, mode in zip(networks, training):
+            network.train(mode)
+
+
+def _is_size(value: Any) -> bool:
+    return (isinstance(value, (tuple, list)) and len(value) == 2
+            and all(type(length) is int and length > 0 for length in value))
 
 
 @torch.no_grad()
@@ -34,25 +73,12 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
     """
     if not pairs:
         return {}
-    image, samples = torch.zeros(1, 3, *_SIZE), dry_run_samples(student, 1)
-    training = student.training, teacher.training
-    student.eval()
-    teacher.eval()
-    branches = {pair.branches for pair in pairs.values() if pair.branches}
-    student_taps = FeatureTaps(student, {pair.student for pair in pairs.values()})
-    teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs.values()))
-    recorder = RoIRecorder(student, {branch for branch, _ in branches})
-    before = len(problems.problems)
-    with problems.under('model.student'), _as_problem(), student_taps, recorder:
-        forward_to_taps(student, student_taps.features, image, samples)
-    with problems.under('model.teacher'), _as_problem(), teacher_taps:
-        forward_to_taps(teacher, teacher_taps.features, image, samples)
-    if len(problems.problems) > before:
+    try:
+        student_taps, teacher_taps, roi_taps = on_small_image(
+            partial(_run_to_taps, student, teacher, pairs.values()), student, teacher)
+    except ConfigError as error:
+        problems.problems += error.problems
         return {}
-    roi_taps = run_roi_heads(teacher, pairs.values(), teacher_taps, recorder)
-    student.train(training[0])
-    teacher.train(training[1])
-
     maps = {}
     for name, pair in pairs.items():
         with problems.under(f'model.distill.{name}'):
@@ -65,6 +91,23 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
     return maps
 
 
+def _run_to_taps(
+        student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair], size: tuple[int, int],
+) -> tuple[FeatureTaps, FeatureTaps, dict[TapPair, FeatureTaps]]:
+    image, samples = torch.zeros(1, 3, *size), dry_run_samples(student, 1, size)
+    branches = {pair.branches for pair in pairs if pair.branches}
+    student_taps = FeatureTaps(student, {pair.student for pair in pairs})
+    teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs))
+    recorder = RoIRecorder(student, {branch for branch, _ in branches})
+    problems = ConfigProblems()
+    with problems.under('model.student'), _as_problem(), student_taps, recorder:
+        forward_to_taps(student, student_taps.features, image, samples)
+    with problems.under('model.teacher'), _as_problem(), teacher_taps:
+        forward_to_taps(teacher, teacher_taps.features, image, samples)
+    problems.raise_if_any()
+    return student_taps, teacher_taps, run_roi_heads(teacher, pairs, teacher_taps, recorder)
+
+
 @contextmanager
 def _as_problem() -> Iterator[None]:
     try:
@@ -73,21 +116,23 @@ def _as_problem() -> Iterator[None]:
         raise ConfigError(f': fails on a small image: {describe(error)}') from error
 
 
-def dry_run_samples(network: BaseModel, number: int) -> list[BaseDataElement]:
+def dry_run_samples(network: BaseModel, number: int,
+                    size: tuple[int, int] = SMALL) -> list[BaseDataElement]:
     """Make data samples for images of the dry run.
 
     Args:
         network (BaseModel): A detector, whose samples have a box each, or a segmentor.
         number (int): How many.
+        size (tuple[int, int]): Height and width of the images. Defaults to that of a small one.
 
     Returns:
         list[BaseDataElement]: The samples.
     """
     samples = [BaseDataElement(metainfo=dict(
-        ori_shape=_SIZE, img_shape=_SIZE, pad_shape=_SIZE, batch_input_shape=_SIZE,
+        ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
         scale_factor=(1.0, 1.0))) for _ in range(number)]
     if not hasattr(network, 'decode_head'):
-        box = torch.tensor([[0., 0., _SIZE[1] / 2, _SIZE[0] / 2]])
+        box = torch.tensor([[0., 0., size[1] / 2, size[0] / 2]])
         for sample in samples:
             sample.gt_instances = InstanceData(bboxes=box, labels=torch.zeros(1).long())
     return samples

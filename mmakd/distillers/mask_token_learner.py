@@ -13,7 +13,7 @@ from ..config import ConfigError, ConfigProblems, check_numbers
 from ..losses.mask_tokens import MaskTokens, dice_overlap
 from ..rng import preserve_rng
 from .assembly import build_network, published_checkpoint
-from .dry_run import dry_run_samples
+from .dry_run import dry_run_samples, on_small_image
 from .taps import FeatureTaps, check_tap, forward_to_taps
 from .teacher import Teacher
 
@@ -169,11 +169,14 @@ class _Masker:
 def _channels(network: BaseModel, tap: str) -> list[int]:
     """Find the channels of the maps at a tap by a run on a black image."""
     check_tap(network, 'tap', tap, 'teacher')
-    samples = dry_run_samples(network, 1)
-    image = torch.zeros(1, 3, *samples[0].batch_input_shape)
-    with FeatureTaps(network.eval(), [tap]) as taps:
-        forward_to_taps(network, [tap], image, samples)
-    maps = taps.features[tap]
+
+    def run(size: tuple[int, int]) -> list[Tensor]:
+        with FeatureTaps(network, [tap]) as taps:
+            forward_to_taps(network, [tap], torch.zeros(1, 3, *size),
+                            dry_run_samples(network, 1, size))
+        return taps.features[tap]
+
+    maps = on_small_image(run, network)
     if not maps or any(feature.dim() != 4 for feature in maps):
         raise ConfigError(f'tap={tap!r}: the teacher gives no maps (N, C, H, W) there; tap the '
                           'neck, the backbone, or a convolution of a head that is called')

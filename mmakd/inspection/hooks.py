@@ -14,8 +14,8 @@ from mmengine.runner import BaseLoop, Priority, get_priority
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from ..config import ConfigError, suggest
-from ..hooks import PerturbationHook
+from ..config import suggest
+from ..hooks import DistillationScheduleHook, PerturbationHook, TeacherEvalHook
 from ..losses import UncertaintyFeatureLoss
 from .components import build_component, check_component
 from .findings import Findings
@@ -23,9 +23,10 @@ from .top_level import nearest_key
 
 _DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
                   'checkpoint', 'visualization')
-# Methods of our hooks that look at model and training and do nothing else.
-_CHECKS = dict(PerturbationHook='before_train', DistillationScheduleHook='before_train',
-               TeacherEvalHook='_check')
+# What our hooks do to look at model and training, and nothing else.
+_CHECKS = {PerturbationHook: PerturbationHook.before_train,
+           DistillationScheduleHook: DistillationScheduleHook.before_train,
+           TeacherEvalHook: TeacherEvalHook._check}
 
 
 def check_hooks(cfg: Config, model: nn.Module | None, loop: BaseLoop | None,
@@ -113,18 +114,15 @@ def _check_together(cfg: Config, hooks: list[Hook | None], model: nn.Module | No
         cfg=cfg, model=model, hooks=[hook for hook in hooks if hook is not None],
         train_loop=loop, max_epochs=loop.max_epochs, max_iters=loop.max_iters,
         val_loop=cfg.get('val_cfg'))
-    checks = _CHECKS
     if model is None:
         # The names of its tasks are known all the same.
         runner.model = nn.Module()
         runner.model.distiller = nn.ModuleDict(dict.fromkeys(_task_names(cfg), nn.Identity()))
-        checks = {name: _CHECKS[name] for name in ('DistillationScheduleHook', )}
     for hook in runner.hooks:
-        if type(hook).__name__ in checks:
-            try:
-                getattr(hook, checks[type(hook).__name__])(runner)
-            except ConfigError as error:
-                findings.problems += error.problems
+        kind = type(hook)
+        if kind in _CHECKS and (model is not None or kind is DistillationScheduleHook):
+            with findings.under(''):
+                _CHECKS[kind](hook, runner)
     if not any(isinstance(hook, PerturbationHook) for hook in runner.hooks) and any(
             isinstance(module, UncertaintyFeatureLoss) for module in runner.model.modules()):
         findings.warn('custom_hooks: no PerturbationHook, so the Avatars of a resumed training '

@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 from ..config import ConfigError
 from ..config_file import describe, import_custom_modules
 from ..distillers import AvatarDistiller, MaskTokenLearner
+from ..distillers.dry_run import SMALL
 from .batch import check_batch
 from .classes import check_classes, find_class_numbers
 from .complexity import Complexity, measure_network, measure_teaching
@@ -109,6 +110,13 @@ def _inspect_networks(built: BuiltModel, found: Inspection) -> None:
             if not any(problem.startswith('model') for problem in found.findings.problems):
                 found.findings.warn(f'{side}: FLOPs not measured: {describe(error)}')
         found.networks[side] = type(network).__name__, complexity
+    sizes = {complexity.image_size for _, complexity in found.networks.values() if complexity}
+    if len(sizes) > 1:
+        # One takes no small image; they are compared on what it takes.
+        size = max(sizes - {SMALL})
+        for side, (name, complexity) in found.networks.items():
+            if complexity and complexity.image_size != size:
+                found.networks[side] = name, measure_network(built.networks[side], size)
 
 
 def _inspect_distiller(built: BuiltModel, found: Inspection, download: bool) -> dict[str, Any]:
@@ -118,7 +126,9 @@ def _inspect_distiller(built: BuiltModel, found: Inspection, download: bool) -> 
         found.images = compare_preprocessors(networks['student'], networks['teacher'])
     if isinstance(built.model, AvatarDistiller):
         found.tasks = summarize_tasks(built.model)
-        found.teaching = measure_teaching(built.model)
+        measured = found.networks['student'][1]
+        if measured is not None:
+            found.teaching = measure_teaching(built.model, measured.image_size)
         check_tokens(built.model, found.findings, download)
     elif not isinstance(built.model, MaskTokenLearner):
         return {}

@@ -4,9 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..checkpoint import read_checkpoint
+from ..checkpoint import is_address, local_path, read_checkpoint
 from ..config import ConfigError
 from ..distillers import AvatarDistiller, MaskTokenLearner
 from ..distillers.checkpoint import load_teacher_checkpoint
@@ -35,9 +33,9 @@ def check_weights(model: AvatarDistiller | MaskTokenLearner, findings: Findings,
                       'checkpoint')
         return 'random', {}
     checkpoint = str(checkpoint)
-    path = _local_path(checkpoint)
+    path = local_path(checkpoint)
     if not path.is_file() and not download:
-        if _is_url(checkpoint):
+        if is_address(checkpoint):
             return f'{checkpoint} (not checked; fetched when training starts)', {}
         findings.warn(f'model.teacher_ckpt={checkpoint!r}: no such file yet; train the teacher '
                       'first')
@@ -64,26 +62,16 @@ def check_tokens(model: AvatarDistiller, findings: Findings, download: bool) -> 
     for name, task in model.distiller.items():
         found = Findings()
         for loss in (module for module in task.modules() if isinstance(module, MasKDLoss)):
-            is_there = loss.tokens is None or _local_path(str(loss.tokens)).is_file()
+            is_there = loss.tokens is None or local_path(str(loss.tokens)).is_file()
             with found.attempt(f'model.distill.{name}.loss'):
                 if is_there or download:
                     loss.init_weights()
-                elif not _is_url(str(loss.tokens)):
+                elif not is_address(str(loss.tokens)):
                     found.warn(f'model.distill.{name}.loss.tokens={loss.tokens!r}: no such file '
                                'yet; learn the tokens first')
         # The levels of a task read the same file.
         findings.problems += dict.fromkeys(found.problems)
         findings.warnings += dict.fromkeys(found.warnings)
-
-
-def _is_url(checkpoint: str) -> bool:
-    return checkpoint.startswith(('http://', 'https://'))
-
-
-def _local_path(checkpoint: str) -> Path:
-    if _is_url(checkpoint):
-        return Path(torch.hub.get_dir(), 'checkpoints', checkpoint.rsplit('/', 1)[1])
-    return Path(checkpoint).expanduser()
 
 
 def _loads_in_part(model: AvatarDistiller | MaskTokenLearner, checkpoint: str) -> bool:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmakd.inspection.complexity import (
@@ -9,6 +10,9 @@ from mmakd.inspection.complexity import (
     measure_network,
     measure_teaching,
 )
+from mmakd.inspection.findings import Findings
+from mmakd.inspection.inspection import inspect_config
+from tests.distillers.small_beit import beit
 
 
 class Tiny(BaseModel):
@@ -35,7 +39,7 @@ def test_flops_and_parameters_of_known_layers():
     assert found.flops == BACKBONE + HEAD
     assert found.parameters == (4 * 3 * 9 + 4) + (5 * 4 + 5) + 2 * 5
     assert found.uncounted == ()
-    assert count_flops(network, ['backbone']) == BACKBONE
+    assert count_flops(network, ['backbone'], (128, 128)) == BACKBONE
 
 
 def test_measuring_leaves_the_network_as_it_was():
@@ -55,8 +59,24 @@ def test_frozen_parameters_are_not_learned():
 @pytest.mark.parametrize('kind', ['det', 'seg'])
 def test_the_teacher_runs_only_to_its_deepest_tap(model, kind):
     distiller = model(kind)
-    teaching, whole = measure_teaching(distiller), measure_network(distiller.teacher).flops
+    whole = measure_network(distiller.teacher).flops
+    teaching = measure_teaching(distiller, (128, 128))
     if kind == 'det':  # tapped at the neck, before the head
         assert 0 < teaching < whole
     else:  # tapped at the last layer
         assert teaching == whole
+
+
+def test_both_are_measured_on_what_both_take(toy):
+    cfg = toy('seg', 'akd-cwd')
+    cfg.model.teacher = beit(64, (64, 64))
+    cfg.model.student.data_preprocessor.update(size=(64, 64), size_divisor=None)
+    found = inspect_config(cfg, Findings())
+    assert not found.findings.problems
+    complexities = [found.networks[side][1] for side in ('student', 'teacher')]
+    assert [complexity.image_size for complexity in complexities] == [(64, 64), (64, 64)]
+    init_default_scope('mmseg')
+    student = MODELS.build(cfg.model.student)
+    assert complexities[0].flops == measure_network(student, (64, 64)).flops
+    assert complexities[0].flops < measure_network(student).flops
+    assert found.teaching == complexities[1].flops
