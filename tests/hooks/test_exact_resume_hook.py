@@ -7,7 +7,7 @@ import torch
 from mmcv.transforms import BaseTransform, RandomApply, RandomChoice
 from mmdet.datasets import AspectRatioBatchSampler
 from mmdet.datasets.transforms import CachedMixUp, CachedMosaic
-from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset, InfiniteSampler, RepeatDataset
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
 from mmengine.runner import IterBasedTrainLoop
@@ -325,6 +325,8 @@ class Remembering(Numbers):
 
 
 def test_memory_of_a_transform_is_lost(tmp_path):
+    if not hasattr(InfiniteSampler, 'skip'):
+        pytest.skip('MMEngine before 0.10.8 loads again what was trained on before')
     _, expected = train(tmp_path / 'whole', False, 4, dataset=Remembering(), val=False)
     _, seen = train(tmp_path / 'resumed', False, 4, dataset=Remembering(), val=False,
                     resume=tmp_path / 'whole/iter_2.pth')

@@ -1,4 +1,5 @@
 """What is done with a student after training, on the checkpoint of a distillation."""
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -63,8 +64,7 @@ def test_det_inferencer(distill, workspace):
 
 def test_seg_inferencer(distill, workspace):
     runner, checkpoint = distill('seg')
-    inferencer = MMSegInferencer(plain_config('seg', workspace), checkpoint, device='cpu',
-                                 show_progress=False)
+    inferencer = MMSegInferencer(plain_config('seg', workspace), checkpoint, device='cpu')
     images = sorted(Path('data/shapes/cityscapes/leftImg8bit/val/shapes').iterdir())[:2]
     results = inferencer([str(path) for path in images])['predictions']
     for path, result in zip(images, results):
@@ -87,6 +87,9 @@ def test_test_time_augmentation(task, distill, workspace, script):
     assert scores[0] == scores[1]
 
 
+@pytest.mark.skipif('strict' not in inspect.signature(torch.export.export).parameters,
+                    reason='torch.export of this torch is always strict, which takes no model of '
+                    "MMEngine's")
 @pytest.mark.parametrize('task', ['det', 'seg'])
 def test_export(task, distill, model):
     runner, checkpoint = distill(task)

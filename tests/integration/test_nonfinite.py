@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 ROOT = Path(__file__).parents[2]
 # Spoils the teacher of rank 1 alone, in the second iteration only.
@@ -75,6 +76,7 @@ def test_ranks_take_the_same_decision(skip, workspace, script, monkeypatch):
 @pytest.mark.parametrize('side', ['student', 'teacher'])
 def test_the_iteration_is_the_runners(task, side, toy, train):
 
+    @HOOKS.register_module(force=True)
     class Spoil(Hook):
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
@@ -84,7 +86,7 @@ def test_the_iteration_is_the_runners(task, side, toy, train):
                     network.backbone.layer3[0].conv1.weight.fill_(float('inf'))
 
     cfg = toy(task, 'akd-cwd', iters=8)
-    cfg.custom_hooks = [dict(type='PerturbationHook'), dict(type=Spoil)]
+    cfg.custom_hooks = [dict(type='PerturbationHook'), dict(type='Spoil')]
     tap = 'neck' if task == 'det' else 'decode_head.conv_seg'
     with pytest.raises(FloatingPointError, match=(
             rf"^not finite at iteration 5: the {side}'s tap '{tap}' \(map 0\)")):

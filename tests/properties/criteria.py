@@ -1,6 +1,7 @@
 """The criteria as the properties need them, and the maps that are drawn for them."""
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from mmengine.structures import BaseDataElement, InstanceData
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from mmakd.config import build
 
+FLOAT16 = pytest.param(torch.float16, marks=pytest.mark.skipif(
+    torch.__version__ < '2.3', reason='torch before 2.3 has hardly any float16 on the CPU'))
 KINDS: dict[str, dict] = {
     'ChannelWiseDivergence': dict(tau=2.0),
     'FeatureMSELoss': {},

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmakd.config import build
-from tests.properties.criteria import SEEDS, make_map
+from tests.properties.criteria import FLOAT16, SEEDS, make_map
 
 RATES = st.floats(0.05, 0.9)
 PERTURBATIONS = st.one_of(
@@ -80,7 +80,7 @@ def test_vectors_and_maps_of_one_position_are_alike(cfg, seed, shape):
         perturbation.variance(feature[..., None, None]).expand(*shape[:2], 1, 1)[..., 0, 0])
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [FLOAT16, torch.bfloat16])
 @given(cfg=PERTURBATIONS, seed=SEEDS, scale=st.sampled_from([0.0, 1e-6, 1.0, 1e3]))
 def test_low_precision_stays_finite(dtype, cfg, seed, scale):
     feature = make_map((2, 3, 4, 4), seed, scale).to(dtype)
