@@ -1,6 +1,6 @@
 """A resumed training ends as the uninterrupted one, bit for bit."""
+import itertools
 import socket
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,9 @@ VARIANTS = {
     'bfloat16': {'optim_wrapper.type': 'CPUAmpOptimWrapper'},
     'no_seed': {'randomness': dict(seed=None)},
 }
+VARIANTS['company'] = {**VARIANTS['ema'], **VARIANTS['accumulation'], **VARIANTS['bfloat16']}
+# Where training is taken up, and where it ends.
+CHECKPOINTS = dict(det=('epoch_1.pth', 'epoch_2.pth'), seg=('iter_4.pth', 'iter_8.pth'))
 
 
 @pytest.fixture
@@ -46,46 +49,39 @@ def config(toy, model, tmp_path):
     return load
 
 
+def check_same_end(task, variant, whole, resumed):
+    half, end = CHECKPOINTS[task]
+    start, expected, state = (torch.load(path, weights_only=False) for path in (
+        f'{whole}/{half}', f'{whole}/{end}', f'{resumed}/{end}'))
+    for part in ('state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict'):
+        assert (part in expected) == (part in state) == (part != 'ema_state_dict' or
+                                                         'ema' in VARIANTS[variant])
+        if part in expected:
+            assert not same(expected[part], state[part]), part
+    # The training went on at all.
+    assert same(start['state_dict'], state['state_dict'])
+
+
 @pytest.mark.parametrize('task, variant', [
     ('det', 'best'), ('det', 'workers'), ('det', 'no_seed'), ('seg', 'plain'), ('seg', 'workers'),
     ('seg', 'ema'), ('seg', 'accumulation'), ('seg', 'bfloat16')])
 def test_same_end(task, variant, config, train):
     whole = config(task, **VARIANTS[variant])
     train(whole)
-    half, end = (('epoch_1.pth', 'epoch_2.pth') if task == 'det' else
-                 ('iter_4.pth', 'iter_8.pth'))
     resumed = config(task, **VARIANTS[variant])
-    resumed.load_from, resumed.resume = f'{whole.work_dir}/{half}', True
+    resumed.load_from, resumed.resume = f'{whole.work_dir}/{CHECKPOINTS[task][0]}', True
     resumed.work_dir += '_resumed'
     train(resumed)
-    expected, state = (torch.load(f'{cfg.work_dir}/{end}', weights_only=False)
-                       for cfg in (whole, resumed))
-    for part in ('state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict'):
-        assert (part in expected) == (part in state) == (part != 'ema_state_dict' or
-                                                         variant == 'ema')
-        if part in expected:
-            assert not same(expected[part], state[part]), part
-    # The training went on at all.
-    start = torch.load(f'{whole.work_dir}/{half}', weights_only=False)
-    assert same(start['state_dict'], state['state_dict'])
+    check_same_end(task, variant, whole.work_dir, resumed.work_dir)
 
 
-@pytest.mark.parametrize('task, toy_config, half, end', [
-    pytest.param('det', 'akd-cwd_retinanet_shapes', 'epoch_1.pth', 'epoch_2.pth',
-                 marks=pytest.mark.slow),
-    ('seg', 'akd-cwd_pspnet_shapes', 'iter_2.pth', 'iter_4.pth')])
-def test_two_processes(task, toy_config, half, end, workspace, script, model, monkeypatch):
-    torch.save(model(task, 'teacher').state_dict(), workspace / 'teacher.pth')
-    loops = ('max_epochs=2, val_interval=1' if task == 'det' else 'max_iters=4, val_interval=2')
-    (workspace / 'config.py').write_text(textwrap.dedent(f"""
-        _base_ = '{ROOT}/configs/{task}/toy/{toy_config}.py'
-        model = dict(teacher_ckpt='teacher.pth')
-        train_cfg = dict({loops})
-        train_dataloader = dict(batch_size=4)
-        default_hooks = dict(checkpoint=dict(
-            type='AtomicCheckpointHook', interval={1 if task == 'det' else 2}))
-        custom_hooks = [dict(type='PerturbationHook'), dict(type='ExactResumeHook')]
-    """))
+@pytest.mark.parametrize('task, variant', [
+    ('seg', 'plain'), ('seg', 'company'),
+    *(pytest.param(task, variant, marks=pytest.mark.slow) for task, variant in [
+        ('det', 'plain'), ('det', 'company'), *itertools.product(
+            ('det', 'seg'), ('ema', 'accumulation', 'bfloat16'))])])
+def test_two_processes(task, variant, config, workspace, script, monkeypatch):
+    config(task, **VARIANTS[variant]).dump(workspace / 'config.py')
 
     def start(work_dir, *resume):
         with socket.socket() as free:
@@ -93,9 +89,7 @@ def test_two_processes(task, toy_config, half, end, workspace, script, model, mo
             monkeypatch.setenv('PORT', str(free.getsockname()[1]))
         script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, '--work-dir', work_dir,
                *resume)
-        return torch.load(workspace / work_dir / end, weights_only=False)
 
-    expected = start('whole')
-    state = start('resumed', '--resume', f'whole/{half}')
-    for part in ('state_dict', 'optimizer', 'param_schedulers'):
-        assert not same(expected[part], state[part]), part
+    start('whole')
+    start('resumed', '--resume', f'whole/{CHECKPOINTS[task][0]}')
+    check_same_end(task, variant, workspace / 'whole', workspace / 'resumed')
