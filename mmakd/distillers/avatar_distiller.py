@@ -70,6 +70,7 @@ class AvatarDistiller(BaseModel):
     """
 
     student: BaseModel
+    is_init: bool
 
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
                  teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
@@ -112,7 +113,7 @@ class AvatarDistiller(BaseModel):
         self._teacher = Teacher(
             networks[1], networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
             _PRECISIONS[teacher_precision] if teacher_precision else None,
-            {pair.teacher for pair in self._taps.values()})
+            tuple(self._taps.values()))
         self.register_load_state_dict_post_hook(_accept_plain_student)
 
     def _share_tables(self, student: BaseModel) -> None:
@@ -166,10 +167,12 @@ class AvatarDistiller(BaseModel):
         Raises:
             ConfigError: If the teacher's checkpoint is missing, damaged or of another model.
         """
-        if self._teacher.is_loaded:
+        if self.is_init:
             return
-        with preserve_rng():
-            self._teacher.load()
+        if not self._teacher.is_loaded:
+            # A deepcopy of this model shares it.
+            with preserve_rng():
+                self._teacher.load()
         self.student.init_weights()
         if self._inherit:
             inherit(self.student, self.teacher, self._inherit)
@@ -177,6 +180,7 @@ class AvatarDistiller(BaseModel):
             for module in self.distiller.modules():
                 if isinstance(module, BaseModule) and not module.is_init:
                     module.init_weights()
+        self.is_init = True
 
     def train(self, mode: bool = True) -> AvatarDistiller:
         """Set the mode of the student and of our parts; the teacher stays in eval mode."""

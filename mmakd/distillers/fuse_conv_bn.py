@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 # Subclasses may do something else with their weight, such as standardise it.
-_CONVOLUTIONS = (nn.Conv2d, Conv2d)
-# Rounding is 1e-6, of TF32 1e-3; a wrong pair is off by the size of the features.
+CONVOLUTIONS = (nn.Conv2d, Conv2d)
+# Of the norm. Float32 rounds by 1e-5 on a CPU, and convolutions of GPUs by 1e-3 (TF32) a layer.
+_TOLERANCES = dict(cpu=1e-3)
 _TOLERANCE = 0.02
 
 
@@ -48,7 +49,7 @@ def fuse_conv_bn(network: nn.Module, run: Callable[[], Collection[Tensor]],
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
             norm.bias)
         setattr(parent, name, nn.Identity())
-    if pairs and not _same(before, run()):
+    if pairs and not same_features(before, run()):
         for restore in undo:
             restore()
         print_log(f'BatchNorm stays apart from the convolutions of {type(network).__name__}: '
@@ -61,16 +62,17 @@ def _find_pairs(network: nn.Module, run: Callable[[], Collection[Tensor]]
                 ) -> tuple[Collection[Tensor], list[tuple[Any, Any]]]:
     """Run the network and note which BatchNorm takes the output of which convolution."""
     calls: Counter = Counter()
-    last: tuple[nn.Module | None, Any] = (None, None)
+    last: tuple[nn.Module | None, Any, int] = (None, None, 0)
 
     def convolved(conv: nn.Module, args: Any, output: Tensor) -> None:
         nonlocal last
         calls[conv] += 1
-        last = conv, output
+        last = conv, output, output._version
 
-    def normalised(norm: nn.Module, args: tuple[Tensor]) -> None:
+    def normalised(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         calls[norm] += 1
-        if args[0] is last[1]:
+        # What an activation changed in place is the same object, but a later version.
+        if args and args[0] is last[1] and args[0]._version == last[2]:
             calls[last[0], norm] += 1
 
     handles = []
@@ -78,7 +80,7 @@ def _find_pairs(network: nn.Module, run: Callable[[], Collection[Tensor]]
         # Hooks of others would see something else afterwards.
         if module._forward_hooks or module._forward_pre_hooks:
             continue
-        if type(module) in _CONVOLUTIONS:
+        if type(module) in CONVOLUTIONS:
             handles.append(module.register_forward_hook(convolved))
         elif isinstance(module, _BatchNorm) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(normalised))
@@ -87,8 +89,10 @@ def _find_pairs(network: nn.Module, run: Callable[[], Collection[Tensor]]
     finally:
         for handle in handles:
             handle.remove()
-    return features, [pair for pair in calls if isinstance(pair, tuple)
-                      and calls[pair] == calls[pair[0]] == calls[pair[1]]]
+    pairs = [pair for pair in calls if isinstance(pair, tuple)]
+    followers = Counter(conv for conv, _ in pairs)
+    return features, [(conv, norm) for conv, norm in pairs if followers[conv] == 1
+                      and calls[conv, norm] == calls[conv] == calls[norm]]
 
 
 def _parents(network: nn.Module) -> dict[nn.Module, tuple[nn.Module, str]]:
@@ -109,5 +113,15 @@ def _restore(conv: Any, parent: nn.Module, name: str) -> Callable[[], None]:
     return restore
 
 
-def _same(before: Collection[Tensor], after: Collection[Tensor]) -> bool:
-    return all((new - old).norm() <= _TOLERANCE * old.norm() for old, new in zip(before, after))
+def same_features(before: Collection[Tensor], after: Collection[Tensor]) -> bool:
+    """Tell whether features differ by no more than rounding.
+
+    Args:
+        before (Collection[Tensor]): Features.
+        after (Collection[Tensor]): The same by another way.
+
+    Returns:
+        bool: Whether each is as before.
+    """
+    return all((new - old).norm() <= _TOLERANCES.get(old.device.type, _TOLERANCE) * old.norm()
+               for old, new in zip(before, after, strict=True))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .checkpoint import load_teacher_checkpoint
 from .fuse_conv_bn import fuse_conv_bn
+from .memory_format import use_channels_last
 from .renormalize import renormalize, same_normalization
 from .roi import RoIRecorder
 from .tap_pair import TapPair, dense_taps, run_roi_heads
@@ -35,17 +36,17 @@ class Teacher:
         strict (bool): Whether the checkpoint must match key by key.
         precision (torch.dtype, optional): Autocast type of its forward pass, float32 for none;
             None follows the student's step.
-        taps (Collection[str]): Dotted paths of all modules that are ever tapped. Defaults to ().
+        pairs (Collection[TapPair]): All places where it is ever tapped. Defaults to ().
     """
 
     def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
                  checkpoint: str | None, strict: bool, precision: torch.dtype | None,
-                 taps: Collection[str] = ()) -> None:
+                 pairs: Collection[TapPair] = ()) -> None:
         self.network = network.eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.strict = strict
         self.precision = precision
-        self.taps = taps
+        self.pairs = pairs
         self._same_normalization = same_normalization(student_preprocessor,
                                                       network.data_preprocessor)
         self.is_loaded = False
@@ -82,31 +83,34 @@ class Teacher:
         if not self._same_normalization:
             inputs = renormalize(inputs, data_samples, student_preprocessor,
                                  self.network.data_preprocessor)
-        if self.is_loaded and self._memory_format is None:
-            self._speed_up(pairs, inputs[:1], data_samples and data_samples[:1])
+        if self.pairs and self.is_loaded and self._memory_format is None:
+            # Two images: with one the memory of some maps is in order in either format.
+            self._speed_up(torch.cat([inputs[:1], inputs[:1].flip(3)]),
+                           data_samples and data_samples[:1] * 2)
         if self._memory_format is not None:
             inputs = inputs.contiguous(memory_format=self._memory_format)
         with self._autocast(inputs):
             return self._run(pairs, inputs, data_samples)
 
-    def _speed_up(self, pairs: Collection[TapPair], image: Tensor, data_sample: list | None
-                  ) -> None:
+    def _speed_up(self, images: Tensor, data_samples: list | None) -> None:
         """Change the network to a faster one that gives the same features to rounding."""
-        with self._autocast(image):
-            one = image.new_ones(1, 1)
-            is_half = torch.mm(one, one).dtype.itemsize < 4
-        # The order that convolutions of CPUs and of tensor cores work in.
-        self._memory_format = (torch.channels_last if is_half or image.device.type == 'cpu' else
-                               torch.contiguous_format)
-        self.network.to(memory_format=self._memory_format)
-        image = image.contiguous(memory_format=self._memory_format)
 
-        def run() -> list[Tensor]:
-            features = self._run(pairs, image, data_sample).features
+        def run(memory_format: torch.memory_format = torch.contiguous_format) -> list[Tensor]:
+            inputs = images.contiguous(memory_format=memory_format)
+            # All taps, so that it does not matter which tasks are active at first.
+            features = self._run(self.pairs, inputs, data_samples).features
             return [feature for maps in features.values() for feature in maps]
 
-        with torch.autocast(image.device.type, enabled=False):
-            fuse_conv_bn(self.network, run, [self.network.get_submodule(tap) for tap in self.taps])
+        with self._autocast(images):
+            one = images.new_ones(1, 1)
+            is_half = torch.mm(one, one).dtype.itemsize < 4
+        with torch.autocast(images.device.type, enabled=False):
+            fuse_conv_bn(self.network, run,
+                         [self.network.get_submodule(pair.teacher) for pair in self.pairs])
+            # Tensor cores and CPUs convert to this order anyhow, before each convolution.
+            self._memory_format = (use_channels_last(self.network, run)
+                                   if is_half or images.device.type == 'cpu' else
+                                   torch.contiguous_format)
 
     def _run(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None
              ) -> FeatureTaps:

@@ -196,7 +196,8 @@ def test_teacher_rests_while_every_factor_is_zero(task, toy):
     runner.model.teacher.backbone.register_forward_hook(
         lambda *args: calls.append(runner.iter))
     runner.train()
-    assert calls == [1, 2]
+    # Its first batch is tried more than once, to find out how to run it fast.
+    assert sorted(set(calls)) == [1, 2] and calls.count(2) == 1
     name, = runner.model.distiller
     losses = runner.message_hub.get_scalar(f'train/distill.loss_{name}').data[0]
     assert (losses != 0).tolist() == [False, True, True, False]
