@@ -27,8 +27,8 @@ def fuse_conv_bn(network: nn.Module, run: Callable[[], Collection[Tensor]],
 
     Which belong together is seen in a run, not guessed from the order of the modules: a
     convolution shared by several BatchNorms stays as it is. Names of modules do not change; a
-    folded BatchNorm becomes ``nn.Identity``. Should the results differ by more than rounding, as
-    where something else reads a convolution too, all is put back.
+    folded BatchNorm becomes an ``nn.Identity``. Where something else reads a convolution too, all
+    stay as they are.
 
     Args:
         network (nn.Module): The network, in eval mode. Changed in place.
@@ -39,27 +39,24 @@ def fuse_conv_bn(network: nn.Module, run: Callable[[], Collection[Tensor]],
         int: How many were folded.
     """
     before, pairs = _find_pairs(network, run)
-    pairs = [(conv, norm) for conv, norm in pairs if conv not in kept]
-    parents = _parents(network)
-    undo: list[Callable[[], None]] = []
-    for conv, norm in pairs:
-        parent, name = parents[norm]
-        undo.append(_restore(conv, parent, name))
+    pairs = {conv: norm for conv, norm in pairs.items() if conv not in kept}
+    if not same_features(before, _run_without_convolved(pairs, run)):
+        print_log(f'BatchNorm stays apart from the convolutions of {type(network).__name__}: '
+                  'something else reads one of them', 'current', level=logging.WARNING)
+        return 0
+    for conv, norm in pairs.items():
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
             norm.bias)
-        setattr(parent, name, nn.Identity())
-    if pairs and not same_features(before, run()):
-        for restore in undo:
-            restore()
-        print_log(f'BatchNorm stays apart from the convolutions of {type(network).__name__}: '
-                  'joined they give other features', 'current', level=logging.WARNING)
-        return 0
+        # Not another module in its place: the network may hold it elsewhere too.
+        norm.__class__ = nn.Identity
+        norm._parameters.clear()
+        norm._buffers.clear()
     return len(pairs)
 
 
 def _find_pairs(network: nn.Module, run: Callable[[], Collection[Tensor]]
-                ) -> tuple[Collection[Tensor], list[tuple[Any, Any]]]:
+                ) -> tuple[Collection[Tensor], dict[Any, Any]]:
     """Run the network and note which BatchNorm takes the output of which convolution."""
     calls: Counter = Counter()
     last: tuple[nn.Module | None, Any, int] = (None, None, 0)
@@ -76,7 +73,7 @@ def _find_pairs(network: nn.Module, run: Callable[[], Collection[Tensor]]
             calls[last[0], norm] += 1
 
     handles = []
-    for module in _parents(network):
+    for module in network.modules():
         # Hooks of others would see something else afterwards.
         if module._forward_hooks or module._forward_pre_hooks:
             continue
@@ -91,26 +88,29 @@ def _find_pairs(network: nn.Module, run: Callable[[], Collection[Tensor]]
             handle.remove()
     pairs = [pair for pair in calls if isinstance(pair, tuple)]
     followers = Counter(conv for conv, _ in pairs)
-    return features, [(conv, norm) for conv, norm in pairs if followers[conv] == 1
-                      and calls[conv, norm] == calls[conv] == calls[norm]]
+    return features, {conv: norm for conv, norm in pairs if followers[conv] == 1
+                      and calls[conv, norm] == calls[conv] == calls[norm]}
 
 
-def _parents(network: nn.Module) -> dict[nn.Module, tuple[nn.Module, str]]:
-    """Find where each module is registered, but for those registered at several places."""
-    places = [(child, parent, name) for parent in network.modules()
-              for name, child in parent._modules.items() if child is not None]
-    number = Counter(child for child, *_ in places)
-    return {child: (parent, name) for child, parent, name in places if number[child] == 1}
+def _run_without_convolved(pairs: dict[Any, Any], run: Callable[[], Collection[Tensor]]
+                           ) -> Collection[Tensor]:
+    """Run the network so that only the BatchNorms see what the convolutions gave."""
+    convolved: dict[nn.Module, Tensor] = {}
 
+    def hide(conv: nn.Module, args: Any, output: Tensor) -> Tensor:
+        convolved[pairs[conv]] = output
+        return torch.full_like(output, torch.nan)
 
-def _restore(conv: Any, parent: nn.Module, name: str) -> Callable[[], None]:
-    weight, bias, norm = conv.weight, conv.bias, getattr(parent, name)
+    def show(norm: nn.Module, args: Any) -> Tensor:
+        return convolved.pop(norm)
 
-    def restore() -> None:
-        conv.weight, conv.bias = weight, bias
-        setattr(parent, name, norm)
-
-    return restore
+    handles = [conv.register_forward_hook(hide) for conv in pairs]
+    handles += [norm.register_forward_pre_hook(show) for norm in pairs.values()]
+    try:
+        return run()
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def same_features(before: Collection[Tensor], after: Collection[Tensor]) -> bool:

@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from .checkpoint import load_teacher_checkpoint
-from .fuse_conv_bn import fuse_conv_bn
+from .fuse_conv_bn import CONVOLUTIONS, fuse_conv_bn
 from .memory_format import use_channels_last
 from .renormalize import renormalize, same_normalization
 from .roi import RoIRecorder
@@ -25,8 +25,8 @@ class Teacher:
     buckets, and shared, not copied, by ``deepcopy`` (as in EMAHook).
 
     The first batch behind :meth:`load` makes the network faster for good: its BatchNorms are
-    folded into its convolutions, and these work in the memory format that suits the device.
-    Features stay the same to rounding; the names in its state dict do not.
+    folded into its convolutions, and these work in the memory format that suits the device, with
+    weights in ``precision``. Features stay the same to rounding; its state dict does not.
 
     Args:
         network (BaseModel): The detector or segmentor.
@@ -111,6 +111,11 @@ class Teacher:
             self._memory_format = (use_channels_last(self.network, run)
                                    if is_half or images.device.type == 'cpu' else
                                    torch.contiguous_format)
+        if self.precision not in (None, torch.float32):
+            # Autocast would convert them for each batch.
+            for module in self.network.modules():
+                if type(module) in (*CONVOLUTIONS, nn.Linear):
+                    module.to(self.precision)
 
     def _run(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None
              ) -> FeatureTaps:

@@ -155,9 +155,6 @@ WIRINGS = {
     'a faint reader beside the norm': lambda: Wired(
         lambda net, x: (lambda y: net.norm(y) + 0.01 * y)(net.conv(x)),
         conv=conv(), norm=nn.BatchNorm2d(4)),
-    'a norm that is in a list as well': lambda: Wired(
-        lambda net, x: (lambda y: net.hidden[0](y))(net.conv(x)),
-        conv=conv(), norm=nn.BatchNorm2d(4)),
     'an activation between': lambda: Wired(
         lambda net, x: net.norm(net.conv(x).relu()), conv=conv(), norm=nn.BatchNorm2d(4)),
     'a norm called by keyword': lambda: Wired(
@@ -171,6 +168,13 @@ WIRINGS = {
     'a transposed convolution': lambda: nn.Sequential(
         nn.ConvTranspose2d(3, 4, 2), nn.BatchNorm2d(4)),
     'another kind of norm': lambda: nn.Sequential(conv(), nn.GroupNorm(2, 4)),
+}
+
+
+HELD_TWICE = {
+    'a norm that is in a list as well': lambda: Wired(
+        lambda net, x: (lambda y: net.hidden[0](y))(net.conv(x)),
+        conv=conv(), norm=nn.BatchNorm2d(4)),
     'a norm at two places': lambda: Wired(
         lambda net, x: net.norm(net.conv(x)), conv=conv(), **dict.fromkeys(
             ('norm', 'same'), nn.BatchNorm2d(4))),
@@ -180,11 +184,21 @@ WIRINGS = {
 }
 
 
+@pytest.mark.parametrize('wiring', HELD_TWICE)
+def test_layer_held_at_two_places_is_folded_at_both(wiring):
+    network = HELD_TWICE[wiring]()
+    # Past nn.Module's table, as code that keeps its layers in a plain list.
+    network.__dict__['hidden'] = [network.norm]
+    number, before, after = fuse(network)
+    assert number == 1
+    assert_close(after, before)
+    assert type(network.norm) is nn.Identity and network.hidden[0] is network.norm
+    assert not list(network.norm.parameters()) and not list(network.norm.buffers())
+
+
 @pytest.mark.parametrize('wiring', WIRINGS)
 def test_what_is_not_folded(wiring):
     network = randomize_norms(WIRINGS[wiring]())
-    # Past nn.Module's table, as code that keeps its layers in a plain list.
-    network.__dict__['hidden'] = [getattr(network, 'norm', None)]
     if wiring == 'spectral norm':
         number, before, after = fuse(network)
         assert number == 0 and torch.equal(before, after)
@@ -192,7 +206,7 @@ def test_what_is_not_folded(wiring):
         assert_untouched(network)
 
 
-def test_one_put_back_puts_all_back(caplog):
+def test_one_reader_keeps_all_apart(caplog):
     network = Wired(lambda net, x: (lambda y: net.norm2(y) + y)(net.conv2(net.norm1(net.conv1(
         x)))), conv1=conv(bias=False), norm1=nn.BatchNorm2d(4), conv2=conv(4, 4),
         norm2=nn.BatchNorm2d(4))

@@ -216,6 +216,19 @@ def test_fast_features_are_as_exact_in_bfloat16(name, own, loaded):
         assert (new.float() - right).norm() <= 1.1 * error
 
 
+def test_weights_take_half_the_memory_in_half_precision(loaded):
+    distiller = loaded('det', **{'model.teacher_precision': 'bfloat16'})
+    features(distiller, images())
+    convolutions = [module for module in distiller.teacher.modules()
+                    if isinstance(module, torch.nn.Conv2d)]
+    assert convolutions and {module.weight.dtype for module in convolutions} == {torch.bfloat16}
+    follows = loaded('det')
+    with torch.autocast('cpu', torch.bfloat16):
+        assert features(follows, images())[0].dtype == torch.bfloat16
+    # That of the student's step may be off for a while, as in a validation.
+    assert features(follows, images())[0].dtype == torch.float32
+
+
 def test_without_weights_nothing_is_changed(model):
     distiller = model('det')
     randomize_norms(distiller.teacher)
