@@ -1,6 +1,7 @@
 """What the benchmark measures: time, peak memory and the size of a checkpoint."""
 import copy
 import io
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -109,6 +110,7 @@ def measure_memory(build: Callable[[], BaseModel], optim_wrapper: dict, batch: d
         torch.cuda.reset_peak_memory_stats()
         train()
         return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler tells of each start
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         train()
     events = [event for event in profiler.profiler.kineto_results.events()

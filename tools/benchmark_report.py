@@ -170,7 +170,9 @@ def print_result(result: dict[str, Any], console: Console) -> None:
                   highlight=False)
     for rows, title in [(step_table(result), None), (target_table([result]), 'targets'),
                         *((growth_table(axis), axis['law']) for axis in result['growth'])]:
-        table = Table(*rows[0], title=title, title_justify='left')
+        table = Table(title=title, title_justify='left')
+        for heading in rows[0]:
+            table.add_column(heading, overflow='fold')
         for row in rows[1:]:
             table.add_row(*row)
         console.print(table)

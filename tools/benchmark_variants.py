@@ -190,8 +190,10 @@ class Variants:
             criterion = task.loss.criterion.type
             if criterion not in _COMMON_CRITERIA:
                 return f"{criterion} of task '{name}' is not in MMRazor, or has other values"
-            if task.get('resize') or isinstance(task.get('adapter'), dict):
-                return f"resize and adapter of task '{name}' are not in MMRazor"
+            adapter = task.get('adapter')
+            is_own = isinstance(adapter, dict) and adapter['type'] != ConvAdapter.__name__
+            if task.get('resize') or is_own:
+                return f"it has no resize and no such adapter as task '{name}'"
             if algorithm == 'FpnTeacherDistill' and any(
                     tap.split('.')[0] not in ('backbone', 'neck') for tap in task_taps(task)):
                 return f"it runs no head, where task '{name}' taps"
@@ -223,7 +225,9 @@ class Variants:
                     records[0]['connector'] = level
                     connectors[level] = dict(
                         type='ConvModuleConnector', in_channel=adapter.conv.in_channels,
-                        out_channel=adapter.conv.out_channels, act_cfg=None)
+                        out_channel=adapter.conv.out_channels,
+                        kernel_size=adapter.conv.kernel_size, padding=adapter.conv.padding,
+                        act_cfg=None)
                 losses[f'loss_{level}'] = _criterion(task.loss)
                 mappings[f'loss_{level}'] = dict(zip(('preds_S', 'preds_T'), records))
         model = MODELS.build(dict(

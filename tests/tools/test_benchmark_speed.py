@@ -52,6 +52,20 @@ def test_all_do_the_same(config, algorithms):
             assert checkpoint_size(theirs, SGD, batch) > ours + weights
 
 
+def test_adapters_of_ones_own():
+    cfg = read_config(DET)
+    cfg.model.distill.fpn.adapter = dict(type='ConvAdapter', kernel_size=3)
+    torch.manual_seed(0)
+    batch = make_batch('mmdet', (64, 64), 2)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        variants = Variants(cfg, (64, 64), 'cpu')
+        expected, found = (distillation_loss(model, batch) for model in (
+            variants.base(), variants.mmrazor('FpnTeacherDistill')))
+    assert found == pytest.approx(expected, rel=1e-3)
+    cfg.model.distill.fpn.adapter = dict(type='Conv2d', kernel_size=1)
+    assert variants.why_not_mmrazor('FpnTeacherDistill').startswith('it has no resize')
+
+
 def test_avatars_and_levels():
     cfg = read_config(DET)
     with DefaultScope.overwrite_default_scope('mmdet'):
