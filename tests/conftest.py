@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / 'tools'))
 TOY = {'det': 'configs/det/toy/{}_retinanet_shapes.py',
        'seg': 'configs/seg/toy/{}_pspnet_shapes.py'}
 _run_numbers = itertools.count()
+_TRIED = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
 
@@ -73,6 +74,21 @@ def model(toy: Callable[..., Config]) -> Callable[..., torch.nn.Module]:
         return MODELS.build(cfg.model)
 
     return build
+
+
+@pytest.fixture
+def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Have a line printed at the end, whether or not the test passes: ``tell('30 kills')``."""
+    return pytestconfig.stash.setdefault(_TRIED, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter,
+                            config: pytest.Config) -> None:
+    """Print what tests have told."""
+    lines = config.stash.get(_TRIED, [])
+    if lines:
+        terminalreporter.section('tried')
+        terminalreporter.write_line('\n'.join(lines))
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,14 @@ TIERS = [pytest.param(3, 30, id='3'),
 
 
 @pytest.mark.parametrize('kills, iters', TIERS)
-def test_kills(kills, iters, workspace, model):
+def test_kills(kills, iters, workspace, model, tell):
     torch.save(model('seg', 'teacher').state_dict(), workspace / 'teacher.pth')
     harness = KillHarness(workspace, workspace / 'teacher.pth', iters)
     state = harness.run(kills)
     expected = harness.finish('uninterrupted')
-    print(f'\nkilled {harness.killed["writing"]} times within a write and '
-          f'{harness.killed["anywhere"]} times elsewhere; lost: nothing')
     assert sum(harness.killed.values()) == kills
     assert harness.killed['writing'] >= kills // 2
     for part in ('state_dict', 'optimizer', 'param_schedulers'):
         assert not same(expected[part], state[part]), part
+    tell(f'kills: {harness.killed["writing"]} within the write of a checkpoint, '
+         f'{harness.killed["anywhere"]} elsewhere; lost: nothing')

@@ -83,8 +83,8 @@ def attempt(workspace, monkeypatch):
     return run
 
 
-def survey(mutants, attempt):
-    """Try mutants, and print what came of them; return those that went wrong."""
+def survey(mutants, attempt, tell):
+    """Try mutants, and tell what came of them; return those that went wrong."""
     results, silent, bad = Counter(), [], []
     for mutant in mutants:
         error = attempt(mutant.cfg)
@@ -101,8 +101,9 @@ def survey(mutants, attempt):
             where = traceback.extract_tb(error.__traceback__)[-1]
             bad.append(f'{mutant.what}: {type(error).__name__}: {str(error)[:300]} '
                        f'({where.filename}:{where.lineno})')
-    print(f'\n{sum(results.values())} mutants: {dict(results)}')
     print('Trained:', *silent, sep='\n  ')
+    tell(f'mutants of configs: {sum(results.values())}, of them '
+         + ', '.join(f'{number} {result}' for result, number in results.items()))
     return bad
 
 
@@ -111,19 +112,19 @@ def test_configs_train(configs, attempt):
         assert attempt(cfg) is None
 
 
-def test_some_mutants(configs, attempt):
-    bad = survey(make_mutants(configs, 40, seed=0), attempt)
+def test_some_mutants(configs, attempt, tell):
+    bad = survey(make_mutants(configs, 40, seed=0), attempt, tell)
     assert not bad, '\n'.join(bad)
 
 
 @pytest.mark.slow
-def test_many_mutants(configs, attempt):
-    bad = survey(make_mutants(configs, 300, seed=1), attempt)
+def test_many_mutants(configs, attempt, tell):
+    bad = survey(make_mutants(configs, 300, seed=1), attempt, tell)
     assert not bad, '\n'.join(bad)
 
 
 @pytest.mark.slow
-def test_mutants_of_real_size():
+def test_mutants_of_real_size(tell):
     """Of the model alone, which takes its networks from the installed packages."""
     from benchmark_variants import make_batch, prepare
 
@@ -143,5 +144,5 @@ def test_mutants_of_real_size():
         cfg.model.teacher_ckpt = None
     mutants = (mutant for mutant in make_mutants(configs, 60, seed=2)
                if mutant.what.startswith('model.'))
-    bad = survey(itertools.islice(mutants, 20), step)
+    bad = survey(itertools.islice(mutants, 20), step, tell)
     assert not bad, '\n'.join(bad)
