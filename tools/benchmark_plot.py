@@ -40,7 +40,8 @@ def _draw_steps(axes: Axes, result: dict[str, Any]) -> None:
         axes.barh(place, middle, color='C0' if name.startswith('ours') else
                   'C1' if name.startswith('MMRazor') else '0.7')
         axes.plot([low, high], [place, place], color='black')
-        axes.text(high + 0.01, place, f' {middle:.3f}', va='center')
+        axes.text(high + 0.03, place, f'{middle:.3f}', va='center',
+                  bbox=dict(color='white', pad=1))
     floor = 1 + float(np.median(compute_ratio(result, 'teacher forward', 'plain student')))
     axes.axvline(floor, color='black', linestyle=':', label='floor: plain + teacher forward')
     axes.set_yticks(range(len(names)), names)
@@ -57,9 +58,19 @@ def _draw_growth(axes: Axes, growth: dict[str, Any], is_first: bool, unit: str,
     for color, (name, values) in zip(('C0', '0.5'), curves.items()):
         axes.plot(x, values, 'o', color=color, label=name)
         axes.plot(x, fit(x, values)[0], color=color, linewidth=1, label=f'{name}, line')
-    axes.set_xticks(x, growth['values'], rotation=30)
-    axes.set_ylim(bottom=0)
+    axes.set_xticks(x, _readable(x, growth['values']))
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_xlabel(growth['axis'])
     if is_first:
         axes.set_ylabel(unit)
-        axes.legend()
+        axes.legend(loc='lower left', ncols=2, fontsize='small')
+
+
+def _readable(x: list[float], values: list[str]) -> list[str]:
+    """Leave out labels that would lie upon the last one."""
+    labels, last = [], -np.inf
+    for place, value in zip(x, values):
+        is_free = place - last > 0.1 * (max(x) - min(x))
+        labels.append(value.removeprefix('K = ').replace(' x ', '\nx ') if is_free else '')
+        last = place if is_free else last
+    return labels
