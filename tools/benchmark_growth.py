@@ -93,7 +93,7 @@ def _measure(variants: Variants, settings: list[Setting], rounds: int,
         peak_bytes=peaks)
 
 
-def fit(x: list[float], y: list[float]) -> tuple[list[float], float]:
+def fit(x: list[float], y: list[float]) -> list[float]:
     """Fit a line.
 
     Args:
@@ -101,7 +101,7 @@ def fit(x: list[float], y: list[float]) -> tuple[list[float], float]:
         y (list[float]): Ordinates.
 
     Returns:
-        tuple[list[float], float]: The line's ordinates, and its slope.
+        list[float]: The line's ordinates.
     """
     slope, offset = np.polyfit(x, y, 1)
-    return (offset + slope * np.asarray(x)).tolist(), float(slope)
+    return (offset + slope * np.asarray(x)).tolist()

@@ -57,7 +57,7 @@ def _draw_growth(axes: Axes, growth: dict[str, Any], is_first: bool, unit: str,
     x = growth['x']
     for color, (name, values) in zip(('C0', '0.5'), curves.items()):
         axes.plot(x, values, 'o', color=color, label=name)
-        axes.plot(x, fit(x, values)[0], color=color, linewidth=1, label=f'{name}, line')
+        axes.plot(x, fit(x, values), color=color, linewidth=1, label=f'{name}, line')
     axes.set_xticks(x, _readable(x, growth['values']))
     axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_xlabel(growth['axis'])

@@ -112,7 +112,7 @@ def growth_table(growth: dict[str, Any]) -> list[list[str]]:
     cells = [growth['values']]
     for column in columns:
         cells += [[f'{value:.0f}' for value in column],
-                  [f'{value:.0f}' for value in fit(x, column)[0]]]
+                  [f'{value:.0f}' for value in fit(x, column)]]
     heading = [growth['axis'], 'AKD step, ms', 'law', 'plain step, ms', 'law',
                'AKD peak memory, MB', 'law']
     return [heading, *map(list, zip(*cells))]

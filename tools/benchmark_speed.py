@@ -106,7 +106,7 @@ def benchmark(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
         rounds = max(args.iters // 4, 1)
         growth = measure_growth(variants, args.batch, rounds) if args.growth else []
     return dict(
-        config=Path(path).stem, scope=cfg.default_scope, device=args.device.split(':')[0],
+        config=Path(path).stem, device=args.device.split(':')[0],
         machine=_machine(args.device), threads=torch.get_num_threads(), date=str(date.today()),
         command=shlex.join(['python', *sys.argv]), size=list(size), batch=args.batch,
         rounds=args.iters,
