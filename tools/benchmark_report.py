@@ -9,7 +9,7 @@ from mmengine.fileio import load
 from rich.console import Console
 from rich.table import Table
 
-from mmakd.config import ConfigError
+from mmakd.utils.errors import ConfigError
 
 _BEGIN, _END = '<!-- results: begin -->', '<!-- results: end -->'
 _BASE, _AKD = 'ours, base criterion', 'ours, AKD, K = '

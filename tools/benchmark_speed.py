@@ -37,8 +37,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from rich.console import Console
 
-from mmakd.cli import config_errors_as_messages
 from mmakd.distillers.taps import forward_to_taps
+from mmakd.utils.cli import config_errors_as_messages
 
 _CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 _DEFAULT = [

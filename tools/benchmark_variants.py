@@ -12,12 +12,12 @@ from mmengine.registry import MODELS
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmakd.config import ConfigError
 from mmakd.distillers import AvatarDistiller, ConvAdapter
 from mmakd.distillers.assembly import build_network
 from mmakd.distillers.distill_task import task_taps
 from mmakd.losses import UncertaintyFeatureLoss
-from mmakd.references import resolve_model
+from mmakd.utils.errors import ConfigError
+from mmakd.utils.references import resolve_model
 
 MMRAZOR = ('FpnTeacherDistill', 'SingleTeacherDistill')
 # Criteria with the same names, arguments and values as ours.

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from mmakd.cli import add_cfg_options
-from mmakd.config import ConfigError
-from mmakd.config_file import read_config
-from mmakd.inspection import Findings, Inspection, inspect_config, print_report
+from mmakd.checks import Findings, Inspection, inspect_config, print_report
+from mmakd.utils.cli import add_cfg_options
+from mmakd.utils.config_file import read_config
+from mmakd.utils.errors import ConfigError
 
 _EPILOG = """\
 exit status: 0 without problems, 1 with problems, 2 for a wrong command line. Warnings, such as

@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from mmakd.cli import build_runner, config_errors_as_messages, load_config, make_parser
-from mmakd.config import ConfigError
-from mmakd.data_check import check_data
+from mmakd.checks.data_files import check_data
+from mmakd.utils.cli import build_runner, config_errors_as_messages, load_config, make_parser
+from mmakd.utils.errors import ConfigError
 
 # The test-time augmentation of configs that have none: the image and its mirror image. The
 # first view must not be flipped, since a segmentor is scored on that one's ground truth.

@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
-from mmakd.amp import CPUAmpOptimWrapper
-from mmakd.cli import config_errors_as_messages, load_config, make_parser
-from mmakd.config import ConfigError
-from mmakd.preflight import train
+from mmakd.checks.preflight import train
+from mmakd.utils.amp import CPUAmpOptimWrapper
+from mmakd.utils.cli import config_errors_as_messages, load_config, make_parser
+from mmakd.utils.errors import ConfigError
 
 
 def parse_args() -> argparse.Namespace:

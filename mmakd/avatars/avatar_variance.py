@@ -7,7 +7,7 @@ from mmengine.dist import all_reduce
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigProblems, check_numbers, is_number
+from ..utils.errors import ConfigProblems, check_numbers, is_number
 from .perturbation import Perturbation
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import check_numbers
+from ..utils.errors import check_numbers
 from .perturbation import Perturbation
 
 

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
-from ..config import ConfigError
+from ..utils.errors import ConfigError
 from .dropout import DropoutPerturbation
 
 

@@ -3,7 +3,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
-from ..config import ConfigError, is_number
+from ..utils.errors import ConfigError, is_number
 from .perturbation import Perturbation
 
 

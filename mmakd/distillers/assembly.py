@@ -5,9 +5,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..config import ConfigError, ConfigProblems, build, wrong_types
-from ..config_file import describe
-from ..references import find_checkpoint, is_reference, resolve_model
+from ..utils.build import build, wrong_types
+from ..utils.config_file import describe
+from ..utils.errors import ConfigError, ConfigProblems
+from ..utils.references import find_checkpoint, is_reference, resolve_model
 from .distill_task import DistillTask, task_taps
 from .dry_run import dry_run, dry_run_samples
 from .tap_pair import TapPair, make_tap_pair
@@ -17,7 +18,7 @@ def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> Bas
     """Build a student or a teacher.
 
     Args:
-        cfg (str | dict): What :func:`mmakd.references.resolve_model` takes.
+        cfg (str | dict): What :func:`mmakd.utils.references.resolve_model` takes.
         data_preprocessor (dict, optional): Config of its ``data_preprocessor`` where ``cfg`` names
             none. Defaults to None.
 

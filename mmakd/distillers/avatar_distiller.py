@@ -12,8 +12,9 @@ from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigProblems, wrong_types
-from ..rng import preserve_rng
+from ..utils.build import wrong_types
+from ..utils.errors import ConfigProblems
+from ..utils.rng import preserve_rng
 from .assembly import build_network, build_tasks, published_checkpoint, read_taps
 from .finite import find_nonfinite
 from .gradient import check_gradient

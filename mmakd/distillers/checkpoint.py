@@ -4,9 +4,9 @@ import logging
 from mmengine.logging import print_log
 from torch import nn
 
-from ..checkpoint import read_state_dict
-from ..config import ConfigError
-from ..state_dict import describe_mismatch, find_mismatch, rename_keys
+from ..utils.checkpoint import read_state_dict
+from ..utils.errors import ConfigError
+from ..utils.state_dict import describe_mismatch, find_mismatch, rename_keys
 
 
 def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True) -> None:

@@ -3,7 +3,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigError
+from ..utils.errors import ConfigError
 
 
 @MODELS.register_module()

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ConfigError, ConfigProblems, build, check_numbers, suggest
 from ..losses import UncertaintyFeatureLoss
 from ..losses.data_samples import with_data_samples
 from ..losses.precision import float32
 from ..losses.zero import zero_loss
-from ..rng import mix_seed
+from ..utils.build import build
+from ..utils.errors import ConfigError, ConfigProblems, check_numbers, suggest
+from ..utils.rng import mix_seed
 
 _KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'loss')
 

@@ -3,7 +3,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..config import ConfigProblems
+from ..utils.errors import ConfigProblems
 from .tap_pair import TapPair
 from .taps import FeatureTaps
 

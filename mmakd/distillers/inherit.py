@@ -5,7 +5,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from ..config import ConfigError, ConfigProblems, suggest
+from ..utils.errors import ConfigError, ConfigProblems, suggest
 
 
 def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str]) -> list[str]:

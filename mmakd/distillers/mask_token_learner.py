@@ -9,9 +9,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigError, ConfigProblems, check_numbers
 from ..losses.mask_tokens import MaskTokens, dice_overlap
-from ..rng import preserve_rng
+from ..utils.errors import ConfigError, ConfigProblems, check_numbers
+from ..utils.rng import preserve_rng
 from .assembly import build_network, published_checkpoint
 from .dry_run import dry_run_samples, on_small_image
 from .taps import FeatureTaps, check_tap, forward_to_taps

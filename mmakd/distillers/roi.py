@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..config import ConfigError
+from ..utils.errors import ConfigError
 
 
 class RoIBranch(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.model import BaseModel
 
-from ..config import ConfigError, ConfigProblems
+from ..utils.errors import ConfigError, ConfigProblems
 from .roi import RoIBranch, RoIRecorder, find_branch
 from .taps import FeatureTaps, check_tap
 

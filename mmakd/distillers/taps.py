@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..config import ConfigError, suggest
+from ..utils.errors import ConfigError, suggest
 
 
 class FeatureTaps:

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..config import ConfigError, ConfigProblems, suggest
+from ..utils.errors import ConfigError, ConfigProblems, suggest
 from .model import unwrapped_model
 from .schedule import Schedule
 

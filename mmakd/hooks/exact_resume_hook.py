@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from ..rng import mix_seed, seed_rng
+from ..utils.rng import mix_seed, seed_rng
 from .seeded_data import SeededBatchSampler, seed_augmentations
 
 _KEY = 'exact_resume'

@@ -9,9 +9,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..avatars import DropoutPerturbation
-from ..config import ConfigProblems
 from ..losses import UncertaintyFeatureLoss
-from ..rng import mix_seed
+from ..utils.errors import ConfigProblems
+from ..utils.rng import mix_seed
 from .model import unwrapped_model
 from .schedule import Schedule
 

@@ -3,7 +3,7 @@ import math
 
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..config import ConfigError, is_number, suggest
+from ..utils.errors import ConfigError, is_number, suggest
 
 _MODES = ('constant', 'linear', 'cosine')
 

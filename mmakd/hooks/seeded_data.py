@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
-from ..rng import mix_seed, seed_rng
+from ..utils.rng import mix_seed, seed_rng
 
 
 class SeededBatch(list):

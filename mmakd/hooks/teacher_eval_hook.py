@@ -15,9 +15,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from rich.progress import track
 
-from ..config import ConfigError, ConfigProblems
-from ..references import resolve_model
-from ..rng import preserve_rng
+from ..utils.errors import ConfigError, ConfigProblems
+from ..utils.references import resolve_model
+from ..utils.rng import preserve_rng
 from .model import unwrapped_model
 from .score_cache import ScoreCache, digest
 

@@ -8,7 +8,7 @@ from mmcv.cnn import ContextBlock
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigProblems, check_numbers
+from ..utils.errors import ConfigProblems, check_numbers
 from .maps import check_maps, known_channels
 from .precision import float32
 from .zero import zero_if_empty

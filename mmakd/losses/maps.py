@@ -3,7 +3,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import ConfigError
+from ..utils.errors import ConfigError
 from .shapes import check_same_shape
 
 

@@ -7,8 +7,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..checkpoint import read_state_dict
-from ..config import ConfigError, ConfigProblems, check_numbers
+from ..utils.checkpoint import read_state_dict
+from ..utils.errors import ConfigError, ConfigProblems, check_numbers
 from .maps import check_maps, known_channels
 from .mask_tokens import MaskTokens
 from .precision import float32

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import ConfigProblems, check_numbers, is_number
+from ..utils.errors import ConfigProblems, check_numbers, is_number
 from .maps import check_maps, known_channels
 from .precision import float32
 from .zero import zero_if_empty

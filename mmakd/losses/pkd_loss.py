@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..config import check_numbers
+from ..utils.errors import check_numbers
 from .precision import float32
 from .shapes import check_same_shape
 from .zero import zero_if_empty

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..avatars import AvatarVariance, Perturbation
-from ..config import ConfigProblems, build, check_numbers
-from ..rng import mix_seed
+from ..utils.build import build
+from ..utils.errors import ConfigProblems, check_numbers
+from ..utils.rng import mix_seed
 from .data_samples import with_data_samples
 from .precision import float32
 from .shapes import check_same_shape

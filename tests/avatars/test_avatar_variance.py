@@ -11,7 +11,7 @@ from mmakd.avatars import (
     GaussianNoisePerturbation,
     Perturbation,
 )
-from mmakd.config import ConfigError
+from mmakd.utils.errors import ConfigError
 
 RATE = 0.3
 

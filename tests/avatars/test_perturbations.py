@@ -11,7 +11,7 @@ from mmakd.avatars import (
     DropoutPerturbation,
     GaussianNoisePerturbation,
 )
-from mmakd.config import ConfigError
+from mmakd.utils.errors import ConfigError
 
 NUM_DRAWS = 4000
 FLOAT16 = pytest.param(torch.float16, marks=pytest.mark.skipif(

@@ -1,5 +1,5 @@
 """A network whose images have one size."""
-from mmakd.references import resolve_model
+from mmakd.utils.references import resolve_model
 
 
 def beit(img_size, named_size, **preprocessor):

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-from mmakd.config import ConfigError
+from mmakd.utils.errors import ConfigError
 
 FPN = 'model.distill.fpn.'
 

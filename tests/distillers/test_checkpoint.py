@@ -12,9 +12,9 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmakd.config import ConfigError
 from mmakd.distillers.checkpoint import load_teacher_checkpoint
-from mmakd.references import resolve_model
+from mmakd.utils.errors import ConfigError
+from mmakd.utils.references import resolve_model
 
 
 class ToyModel(BaseModel):

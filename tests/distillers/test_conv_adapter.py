@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mmakd.config import ConfigError
 from mmakd.distillers import ConvAdapter
+from mmakd.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize('kernel_size', [1, 3, 5])

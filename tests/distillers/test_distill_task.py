@@ -5,9 +5,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmakd  # noqa: F401
-from mmakd.config import ConfigError
 from mmakd.distillers import ConvAdapter
 from mmakd.distillers.distill_task import DistillTask, task_taps
+from mmakd.utils.errors import ConfigError
 
 MSE = dict(type='FeatureMSELoss')
 AKD = dict(type='UncertaintyFeatureLoss', criterion=dict(type='ChannelWiseDivergence'))

@@ -7,11 +7,11 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmakd.config import ConfigError, ConfigProblems
+from mmakd.checks.complexity import measure_network
 from mmakd.distillers.dry_run import dry_run, on_small_image
 from mmakd.distillers.tap_pair import TapPair
-from mmakd.inspection.complexity import measure_network
-from mmakd.references import resolve_model
+from mmakd.utils.errors import ConfigError, ConfigProblems
+from mmakd.utils.references import resolve_model
 
 from .small_beit import beit
 

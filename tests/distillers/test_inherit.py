@@ -4,7 +4,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import save_checkpoint
 
-from mmakd.config import ConfigError
+from mmakd.utils.errors import ConfigError
 
 
 @pytest.fixture

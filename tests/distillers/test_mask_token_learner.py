@@ -8,9 +8,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from mmakd.config import ConfigError
 from mmakd.distillers.assembly import build_network
 from mmakd.losses.mask_tokens import MaskTokens, dice_overlap
+from mmakd.utils.errors import ConfigError
 
 from ..conftest import ROOT, TOY
 

@@ -5,9 +5,9 @@ from mmdet.structures.bbox import bbox2roi
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import MODELS, init_default_scope
 
-from mmakd.config import ConfigError
 from mmakd.distillers.roi import RoIBranch
-from mmakd.references import resolve_model
+from mmakd.utils.errors import ConfigError
+from mmakd.utils.references import resolve_model
 
 SMALL = dict(
     backbone=dict(depth=18, base_channels=8, init_cfg=None),

@@ -6,9 +6,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmakd  # noqa: F401
-from mmakd.config import ConfigError
 from mmakd.distillers.taps import FeatureTaps, check_tap, forward_to_taps
-from mmakd.references import resolve_model
+from mmakd.utils.errors import ConfigError
+from mmakd.utils.references import resolve_model
 
 DETECTOR = dict(
     cfg='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',

@@ -9,10 +9,10 @@ from mmengine.runner import save_checkpoint
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmakd.config import ConfigError
 from mmakd.distillers.roi import RoIRecorder
 from mmakd.distillers.teacher import Teacher
 from mmakd.hooks.score_cache import digest
+from mmakd.utils.errors import ConfigError
 from tests.distillers.norms import assert_close, randomize_norms
 from tests.integration.comparison import same
 from tests.integration.small_models import distilled, small_model

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from mmakd.references import _reference_path
+from mmakd.utils.references import _reference_path
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/configs.md').read_text()

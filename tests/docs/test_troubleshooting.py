@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from mmakd.avatars import DropoutPerturbation
-from mmakd.checkpoint import find_file, read_state_dict
-from mmakd.config import ConfigError, build
-from mmakd.config_file import read_config
-from mmakd.data_check import check_data
+from mmakd.checks.data_files import check_data
 from mmakd.distillers import AvatarDistiller
 from mmakd.hooks import DistillationScheduleHook, PerturbationHook
-from mmakd.references import resolve_model
+from mmakd.utils.build import build
+from mmakd.utils.checkpoint import find_file, read_state_dict
+from mmakd.utils.config_file import read_config
+from mmakd.utils.errors import ConfigError
+from mmakd.utils.references import resolve_model
 
 from .messages import ROOT, find_messages, python_messages
 

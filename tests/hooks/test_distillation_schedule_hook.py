@@ -7,9 +7,9 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmakd.config import ConfigError
 from mmakd.distillers.distill_task import DistillTask
 from mmakd.hooks import DistillationScheduleHook
+from mmakd.utils.errors import ConfigError
 
 ITERATIONS_PER_EPOCH = 2
 KEY = 'custom_hooks.DistillationScheduleHook'

@@ -12,8 +12,8 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmakd.avatars import Perturbation
-from mmakd.config import ConfigError
 from mmakd.hooks import PerturbationHook
+from mmakd.utils.errors import ConfigError
 
 ITERATIONS_PER_EPOCH = 2
 

@@ -14,8 +14,8 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.structures import InstanceData
 
-from mmakd.config import ConfigError
 from mmakd.hooks import TeacherEvalHook
+from mmakd.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 KEY = 'custom_hooks.TeacherEvalHook'

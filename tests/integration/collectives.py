@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmakd.dist import _stop_gloo
+from mmakd.utils.dist import _stop_gloo
 
 ROOT = Path(__file__).parents[2]
 TOY = dict(det='configs/det/toy/{}_retinanet_shapes.py', seg='configs/seg/toy/{}_pspnet_shapes.py')

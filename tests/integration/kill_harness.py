@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mmakd.checkpoint import read_checkpoint
+from mmakd.utils.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # Each write to the disk takes long enough to be caught.

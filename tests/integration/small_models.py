@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmakd.references import _reference_path, resolve_model
+from mmakd.utils.references import _reference_path, resolve_model
 
 Toy = Callable[..., Config]
 RESNET = dict(depth=18, base_channels=8, init_cfg=None)

@@ -4,7 +4,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmakd.references import _reference_path, resolve_model
+from mmakd.utils.references import _reference_path, resolve_model
 
 from .small_models import SMALL_MODELS, distilled, small_model
 

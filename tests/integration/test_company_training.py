@@ -8,8 +8,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner, save_checkpoint
 from torch import distributed as dist
 
-from mmakd.amp import CPUAmpOptimWrapper
-from mmakd.config import ConfigError
+from mmakd.utils.amp import CPUAmpOptimWrapper
+from mmakd.utils.errors import ConfigError
 
 from .comparison import assert_same_student, averages, logged, same
 from .small_models import small_config, with_distillation

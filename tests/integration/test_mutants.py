@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 
-from mmakd.config import ConfigError
-from mmakd.preflight import explain, train
+from mmakd.checks.preflight import explain, train
+from mmakd.utils.errors import ConfigError
 from tests.integration.config_mutants import make_mutants
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,8 @@ import torch.distributed as torch_dist
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmakd.dist import _stop_gloo
 from mmakd.distillers.distill_task import DistillTask
+from mmakd.utils.dist import _stop_gloo
 
 # Each rank draws Avatars of its own, so the targets here are the teacher's maps.
 CRITERIA = {

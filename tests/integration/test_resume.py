@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import mmakd.amp  # noqa: F401
+import mmakd.utils.amp  # noqa: F401
 
 from .states import same
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmakd.config import ConfigError
 from mmakd.losses import ChannelWiseDivergence, FeatureMSELoss
+from mmakd.utils.errors import ConfigError
 
 
 def cwd_formula(student, teacher, tau=1.0):

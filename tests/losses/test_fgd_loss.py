@@ -7,8 +7,8 @@ import torch
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import BaseDataElement, InstanceData
 
-from mmakd.config import ConfigError
 from mmakd.losses import FGDLoss, UncertaintyFeatureLoss
+from mmakd.utils.errors import ConfigError
 
 SHAPE = (2, 6, 4, 5)
 IMAGE = (32, 40)

@@ -8,9 +8,9 @@ from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
-from mmakd.config import ConfigError
 from mmakd.losses import MasKDLoss, UncertaintyFeatureLoss
 from mmakd.losses.mask_tokens import MaskTokens, dice_overlap
+from mmakd.utils.errors import ConfigError
 
 SHAPE = (2, 3, 4, 5)
 NUM_TOKENS = 4

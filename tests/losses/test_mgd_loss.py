@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmakd.config import ConfigError
 from mmakd.losses import MGDLoss, UncertaintyFeatureLoss
+from mmakd.utils.errors import ConfigError
 
 SHAPE = (2, 3, 4, 5)
 

@@ -6,8 +6,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmakd.avatars import DropoutPerturbation, Perturbation
-from mmakd.config import ConfigError
 from mmakd.losses import UncertaintyFeatureLoss
+from mmakd.utils.errors import ConfigError
 
 RATE = 0.3
 CWD = dict(type='ChannelWiseDivergence', tau=2.0)

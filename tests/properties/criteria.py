@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
-from mmakd.config import build
+from mmakd.utils.build import build
 
 FLOAT16 = pytest.param(torch.float16, marks=pytest.mark.skipif(
     torch.__version__ < '2.3', reason='torch before 2.3 has hardly any float16 on the CPU'))

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmakd.config import build
+from mmakd.utils.build import build
 from tests.properties.criteria import FLOAT16, SEEDS, make_map
 
 RATES = st.floats(0.05, 0.9)

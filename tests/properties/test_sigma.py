@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmakd.avatars import AvatarVariance
-from mmakd.config import build
+from mmakd.utils.build import build
 from tests.properties.criteria import SEEDS, make_map
 from tests.properties.test_perturbations import PERTURBATIONS, generator
 

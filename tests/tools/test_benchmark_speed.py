@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmakd.config import ConfigError
+from mmakd.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/benchmark_speed.py'

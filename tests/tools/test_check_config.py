@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmakd.references import resolve_model
+from mmakd.utils.references import resolve_model
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/check_config.py'

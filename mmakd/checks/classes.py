@@ -1,0 +1,111 @@
+"""Whether data, networks and the teacher's checkpoint speak of the same classes."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..utils.errors import ConfigError
+from .findings import Findings
+
+_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+
+
+def find_class_numbers(network: nn.Module) -> dict[str, int]:
+    """Find the numbers of classes that a network's heads are built for.
+
+    Args:
+        network (nn.Module): A detector or a segmentor.
+
+    Returns:
+        dict[str, int]: Number of classes by path of the head.
+    """
+    numbers = {}
+    for path, module in network.named_modules():
+        names = [name for name in path.split('.') if not name.isdigit()]
+        if names and names[-1] in _HEADS and isinstance(
+                getattr(module, 'num_classes', None), int):
+            numbers[path] = module.num_classes
+    return numbers
+
+
+def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module],
+                  checkpoint: Mapping[str, Any], findings: Findings) -> None:
+    """Compare the classes and palettes of data, networks and the teacher's checkpoint.
+
+    A teacher of other classes can teach features, so it is a warning only.
+
+    Args:
+        metainfo (Mapping[str, dict]): Metainfo of each split's dataset.
+        networks (Mapping[str, nn.Module]): ``'student'`` and ``'teacher'``, or ``'model'``.
+        checkpoint (Mapping[str, Any]): What the teacher's checkpoint says of its data set, with
+            ``classes`` and ``palette``; empty where it says nothing.
+        findings (Findings): Takes what is wrong.
+
+    Raises:
+        ConfigError: If ``classes`` is no list.
+    """
+    splits = {split: info for split, info in metainfo.items() if info.get('classes')}
+    for split, info in splits.items():
+        if not isinstance(info['classes'], (list, tuple)):
+            raise ConfigError(f'{split}_dataloader.dataset.metainfo.classes={info["classes"]!r}: '
+                              'expected a list of names')
+        _check_palette(info, f'{split}_dataloader.dataset', findings)
+        difference = _difference(info['classes'], next(iter(splits.values()))['classes'])
+        if difference:
+            findings.add(f'{split}_dataloader.dataset.metainfo.classes: not those of '
+                         f'{next(iter(splits))}_dataloader: {difference}')
+    if not splits:
+        return
+    split, info = next(iter(splits.items()))
+    number = len(info['classes'])
+    # Heads for boxes of a panoptic data set know its things only.
+    right = {number, len(info.get('thing_classes') or info['classes'])}
+    source = f'the data set ({split}_dataloader) has {number}'
+    for side, network in networks.items():
+        wrong = {path: own for path, own in find_class_numbers(network).items()
+                 if own not in right}
+        for path, own in wrong.items():
+            key = f'{"model" if side == "model" else f"model.{side}"}.{path}.num_classes={own}'
+            if side == 'teacher':
+                findings.warn(f'{key}: {source}; right only for taps at features, not at class '
+                              'scores')
+            else:
+                findings.add(f'{key}: {source} classes; set {number}, or metainfo of the '
+                             'dataset')
+    if checkpoint.get('classes'):
+        difference = _difference(checkpoint['classes'], info['classes'])
+        if difference:
+            findings.warn('model.teacher_ckpt: its classes are not those of '
+                          f'{split}_dataloader: {difference}')
+        elif _plain(checkpoint.get('palette')) != _plain(info.get('palette')):
+            findings.warn('model.teacher_ckpt: its palette is not that of the data set '
+                          f'({split}_dataloader); pictures of teacher and student differ in '
+                          'colour')
+
+
+def _check_palette(info: dict, key: str, findings: Findings) -> None:
+    palette = info.get('palette')
+    if isinstance(palette, Sequence) and not isinstance(palette, str) and 0 < len(palette) < len(
+            info['classes']):
+        findings.add(f'{key}.metainfo.palette: {len(palette)} colours for '
+                     f'{len(info["classes"])} classes; give one a class')
+
+
+def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """Say how one list of classes differs from another; nothing where they agree."""
+    theirs, ours = _listed(theirs), _listed(ours)
+    if len(theirs) != len(ours):
+        return f'{len(theirs)} classes there, {len(ours)} here'
+    unlike = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours)) if a != b]
+    return f'class {unlike[0][0]} is {unlike[0][1]!r} there, {unlike[0][2]!r} here' if (
+        unlike) else ''
+
+
+def _listed(classes: Sequence[str]) -> list[str]:
+    return [classes] if isinstance(classes, str) else list(classes)
+
+
+def _plain(palette: Any) -> list[list[int]]:
+    return [list(colour) for colour in palette or ()]

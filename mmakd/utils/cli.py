@@ -1,0 +1,140 @@
+"""What the command line tools share."""
+
+import argparse
+import os
+import os.path as osp
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from .checkpoint import read_checkpoints_safely, read_state_dict, trust
+from .config_file import read_config
+from .dist import start_gloo_without_accelerator
+from .errors import ConfigError
+from .state_dict import describe_mismatch, find_mismatch, rename_keys
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the arguments that MMDetection's training and testing have in common.
+
+    Args:
+        description (str): What the tool does.
+
+    Returns:
+        argparse.ArgumentParser: The parser, to which the tool adds its own arguments.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--work-dir', help='where logs and results go, '
+                        'work_dirs/<name of the config> where the config does not say either')
+    add_cfg_options(parser)
+    parser.add_argument('--trust', nargs='+', default=[], metavar='FILE',
+                        help='checkpoints that may hold more than weights; reading one runs '
+                        'whatever code is in it')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
+                        default='none', help='what started the processes')
+    # The launchers pass either spelling, depending on the version of torch.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help=argparse.SUPPRESS)
+    return parser
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that overrides settings of the config.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser.
+    """
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings to override, as in train_dataloader.batch_size=4; '
+                        'a list is written KEY="[a,b]", without white space')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and merge what the common arguments say.
+
+    Args:
+        args (argparse.Namespace): The arguments of a parser of :func:`make_parser`.
+
+    Returns:
+        Config: The config, with ``launcher`` and ``work_dir``.
+
+    Raises:
+        ConfigError: If the config cannot be read.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    for path in args.trust:
+        trust(path)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    return cfg
+
+
+def build_runner(cfg: Config, partial: bool = False) -> Runner:
+    """Build the Runner, on any number of processes, with or without CUDA.
+
+    Its ``load_from`` is checked before anything is written: MMEngine itself loads what fits of
+    any checkpoint, and executes what is in the file.
+
+    Args:
+        cfg (Config): The config.
+        partial (bool): Whether ``load_from`` may fit in part, as where a training starts from
+            other weights. Defaults to False.
+
+    Returns:
+        Runner: The Runner, or what ``cfg.runner_type`` names.
+
+    Raises:
+        ConfigError: If ``load_from`` is missing, damaged, unsafe or of another model.
+    """
+    start_gloo_without_accelerator(cfg)
+    read_checkpoints_safely()
+    state_dict = None
+    if cfg.get('load_from'):
+        state_dict = read_state_dict(cfg.load_from, f'load_from={cfg.load_from!r}')
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if state_dict is not None:
+        problem = _misfit(runner.model, state_dict, partial)
+        if problem:
+            raise ConfigError(f'load_from={cfg.load_from!r}: does not fit the model: {problem}; '
+                              'name a checkpoint of this config')
+    return runner
+
+
+def _misfit(model: nn.Module, state_dict: dict[str, Tensor], partial: bool) -> str:
+    # Of several processes, or of test-time augmentation.
+    model = getattr(model, 'module', model)
+    rename_keys(model, state_dict)
+    if partial:
+        own = model.state_dict()
+        # BatchNorm adds its counters to old files itself.
+        fits = any(name in own and own[name].shape == value.shape
+                   for name, value in state_dict.items()
+                   if not name.endswith('num_batches_tracked'))
+        return '' if fits else "none of its weights has the name and the shape of the model's"
+    mismatch = find_mismatch(model, state_dict)
+    # A plain student's checkpoint in the distiller's config, and the other way round.
+    return describe_mismatch({what: [name for name in names if not name.startswith('distiller.')]
+                              for what, names in mismatch.items()})
+
+
+@contextmanager
+def config_errors_as_messages() -> Iterator[None]:
+    """End the program with the message alone, and status 1, on a :class:`ConfigError`.
+
+    Yields:
+        None: The body is the program.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,111 @@
+"""References such as ``'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'``."""
+import importlib.util
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.fileio import load
+
+from .config_file import describe, read_config
+from .errors import ConfigError, ConfigProblems, suggest
+
+_PACKAGES = ('mmdet', 'mmseg')
+
+
+def is_reference(name: object) -> bool:
+    """Tell whether a value refers to a config inside an installed package.
+
+    Args:
+        name (object): Any value of a config.
+
+    Returns:
+        bool: True for ``'<package>::<path>'``.
+    """
+    return isinstance(name, str) and '::' in name
+
+
+def resolve_model(model: str | dict) -> dict:
+    """Find the model config that a ``student`` or ``teacher`` key stands for.
+
+    Args:
+        model (str | dict): A model dict; the path of a config file; ``'mmdet::name.py'`` or
+            ``'mmseg::name.py'``, a config shipped inside the installed package, whichever
+            distribution installed it; or ``dict(cfg=<one of these>, **overrides)``, the overrides
+            merged into its ``model``.
+
+    Returns:
+        dict: Config to build the model from.
+
+    Raises:
+        ConfigError: If the package, the file or its ``model`` is missing.
+    """
+    if isinstance(model, dict) and 'cfg' in model:
+        overrides = {key: value for key, value in model.items() if key != 'cfg'}
+        problems = ConfigProblems()
+        with problems.under('cfg'):
+            merged = Config(dict(model=resolve_model(model['cfg'])))
+        problems.raise_if_any()
+        try:
+            merged.merge_from_dict(dict(model=overrides))
+        except Exception as error:
+            raise ConfigError(f'={model!r}: cannot be merged: {describe(error)}') from error
+        return merged.model
+    if isinstance(model, dict):
+        if 'type' not in model:
+            raise ConfigError("type: missing; give a model dict, a config path, 'mmdet::name.py' "
+                              "or dict(cfg='mmdet::name.py', ...)")
+        return model
+    if not isinstance(model, str):
+        raise ConfigError(f"={model!r}: expected a model dict, a config path or "
+                          "'mmdet::name.py'")
+    path = _reference_path(model) if is_reference(model) else Path(model)
+    if not path.is_file():
+        raise ConfigError(f'={model!r}: no such config file; a relative path starts at '
+                          f'{Path.cwd()}')
+    try:
+        cfg = read_config(path)
+    except ConfigError as error:
+        raise ConfigError(f'={model!r}: {error}') from error
+    if 'model' not in cfg:
+        raise ConfigError(f'={model!r}: defines no model')
+    scope = model.split('::')[0] if is_reference(model) else cfg.get('default_scope')
+    return dict(cfg.model, _scope_=scope) if scope else cfg.model
+
+
+def find_checkpoint(reference: str) -> str:
+    """Find the checkpoint that the installed package's metafile names for a config.
+
+    Args:
+        reference (str): ``'mmdet::name.py'`` or ``'mmseg::name.py'``.
+
+    Returns:
+        str: Address of the checkpoint.
+
+    Raises:
+        ConfigError: If the metafile names none.
+    """
+    path = _reference_path(reference)
+    name = reference.split('::')[1]
+    for metafile in sorted(path.parent.glob('metafile.y*ml')):
+        for model in load(metafile).get('Models', []):
+            if model.get('Config', '').endswith(f'configs/{name}') and model.get('Weights'):
+                return model['Weights']
+    raise ConfigError(f"teacher_ckpt='auto': the metafile beside {reference!r} names no weights; "
+                      'give the path or the URL of a checkpoint')
+
+
+def _reference_path(reference: str) -> Path:
+    package, name = reference.split('::', 1)
+    if package not in _PACKAGES:
+        raise ConfigError(f'={reference!r}: unknown package; {suggest(package, _PACKAGES)}')
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f'={reference!r}: {package} is not installed')
+    folder = Path(spec.origin).parent
+    # A wheel carries its configs in .mim; a checkout has them beside the package.
+    roots = [root for root in (folder / '.mim' / 'configs', folder.parent / 'configs')
+             if root.is_dir()]
+    for root in roots:
+        if (root / name).is_file():
+            return root / name
+    valid = [str(path.relative_to(root)) for root in roots for path in root.glob('*/*.py')]
+    raise ConfigError(f'={reference!r}: {package} ships no such config; {suggest(name, valid)}')

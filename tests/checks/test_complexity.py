@@ -1,0 +1,82 @@
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmakd.checks.complexity import (
+    count_flops,
+    count_parameters,
+    measure_network,
+    measure_teaching,
+)
+from mmakd.checks.findings import Findings
+from mmakd.checks.inspection import inspect_config
+from tests.distillers.small_beit import beit
+
+
+class Tiny(BaseModel):
+    """A network whose work is known: two convolutions, the second in the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.head = nn.Sequential(nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5))
+        self.decode_head = None
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.head(self.backbone(inputs))
+
+
+BACKBONE = 2 * 64 * 64 * 4 * 3 * 9
+HEAD = 2 * 64 * 64 * 5 * 4
+
+
+def test_flops_and_parameters_of_known_layers():
+    network = Tiny()
+    found = measure_network(network)
+    assert found.image_size == (128, 128)
+    assert found.flops == BACKBONE + HEAD
+    assert found.parameters == (4 * 3 * 9 + 4) + (5 * 4 + 5) + 2 * 5
+    assert found.uncounted == ()
+    assert count_flops(network, ['backbone'], (128, 128)) == BACKBONE
+
+
+def test_measuring_leaves_the_network_as_it_was():
+    network = Tiny()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    measure_network(network)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+
+
+def test_frozen_parameters_are_not_learned():
+    network = Tiny()
+    network.backbone.requires_grad_(False)
+    assert count_parameters(network, learned_only=True) == 5 * 4 + 5 + 2 * 5
+
+
+@pytest.mark.parametrize('kind', ['det', 'seg'])
+def test_the_teacher_runs_only_to_its_deepest_tap(model, kind):
+    distiller = model(kind)
+    whole = measure_network(distiller.teacher).flops
+    teaching = measure_teaching(distiller, (128, 128))
+    if kind == 'det':  # tapped at the neck, before the head
+        assert 0 < teaching < whole
+    else:  # tapped at the last layer
+        assert teaching == whole
+
+
+def test_both_are_measured_on_what_both_take(toy):
+    cfg = toy('seg', 'akd-cwd')
+    cfg.model.teacher = beit(64, (64, 64))
+    cfg.model.student.data_preprocessor.update(size=(64, 64), size_divisor=None)
+    found = inspect_config(cfg, Findings())
+    assert not found.findings.problems
+    complexities = [found.networks[side][1] for side in ('student', 'teacher')]
+    assert [complexity.image_size for complexity in complexities] == [(64, 64), (64, 64)]
+    init_default_scope('mmseg')
+    student = MODELS.build(cfg.model.student)
+    assert complexities[0].flops == measure_network(student, (64, 64)).flops
+    assert complexities[0].flops < measure_network(student).flops
+    assert found.teaching == complexities[1].flops
