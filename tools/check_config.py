@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from mmakd.checks import Findings, Inspection, inspect_config, print_report
+from mmakd.checks import Inspection, inspect_config, print_report
 from mmakd.utils.cli import add_cfg_options
 from mmakd.utils.config_file import read_config
-from mmakd.utils.errors import ConfigError
+from mmakd.utils.errors import ConfigError, ConfigProblems
 
 _EPILOG = """\
 exit status: 0 without problems, 1 with problems, 2 for a wrong command line. Warnings, such as
@@ -53,16 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         int: The exit status.
     """
     args = parse_args(argv)
-    findings = Findings()
     try:
-        cfg = read_config(args.config, args.cfg_options, import_modules=False)
+        cfg = read_config(args.config, args.cfg_options)
     except ConfigError as error:
-        findings.problems += error.problems
-        found = Inspection(findings)
+        found = Inspection(ConfigProblems())
+        found.problems.problems += error.problems
     else:
-        found = inspect_config(cfg, findings, not args.no_download, args.gpus)
+        found = inspect_config(cfg, not args.no_download, args.gpus)
     print_report(found, Console(highlight=False, markup=False, emoji=False))
-    return 1 if findings.problems else 0
+    return 1 if found.problems.problems else 0
 
 
 if __name__ == '__main__':

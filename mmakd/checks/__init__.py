@@ -1,6 +1,6 @@
-"""Inspecting a config before any training."""
-from .findings import Findings
+"""Checking a config before any training."""
 from .inspection import Inspection, inspect_config
+from .preflight import train
 from .report import print_report
 
-__all__ = ['Findings', 'Inspection', 'inspect_config', 'print_report']
+__all__ = ['Inspection', 'inspect_config', 'print_report', 'train']

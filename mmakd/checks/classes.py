@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..utils.errors import ConfigError
-from .findings import Findings
+from ..utils.errors import ConfigError, ConfigProblems
 
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
@@ -31,7 +30,7 @@ def find_class_numbers(network: nn.Module) -> dict[str, int]:
 
 
 def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module],
-                  checkpoint: Mapping[str, Any], findings: Findings) -> None:
+                  checkpoint: Mapping[str, Any], problems: ConfigProblems) -> None:
     """Compare the classes and palettes of data, networks and the teacher's checkpoint.
 
     A teacher of other classes can teach features, so it is a warning only.
@@ -41,7 +40,7 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         networks (Mapping[str, nn.Module]): ``'student'`` and ``'teacher'``, or ``'model'``.
         checkpoint (Mapping[str, Any]): What the teacher's checkpoint says of its data set, with
             ``classes`` and ``palette``; empty where it says nothing.
-        findings (Findings): Takes what is wrong.
+        problems (ConfigProblems): Takes what is wrong.
 
     Raises:
         ConfigError: If ``classes`` is no list.
@@ -51,10 +50,10 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         if not isinstance(info['classes'], (list, tuple)):
             raise ConfigError(f'{split}_dataloader.dataset.metainfo.classes={info["classes"]!r}: '
                               'expected a list of names')
-        _check_palette(info, f'{split}_dataloader.dataset', findings)
+        _check_palette(info, f'{split}_dataloader.dataset', problems)
         difference = _difference(info['classes'], next(iter(splits.values()))['classes'])
         if difference:
-            findings.add(f'{split}_dataloader.dataset.metainfo.classes: not those of '
+            problems.add(f'{split}_dataloader.dataset.metainfo.classes: not those of '
                          f'{next(iter(splits))}_dataloader: {difference}')
     if not splits:
         return
@@ -69,27 +68,27 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         for path, own in wrong.items():
             key = f'{"model" if side == "model" else f"model.{side}"}.{path}.num_classes={own}'
             if side == 'teacher':
-                findings.warn(f'{key}: {source}; right only for taps at features, not at class '
+                problems.warn(f'{key}: {source}; right only for taps at features, not at class '
                               'scores')
             else:
-                findings.add(f'{key}: {source} classes; set {number}, or metainfo of the '
+                problems.add(f'{key}: {source} classes; set {number}, or metainfo of the '
                              'dataset')
     if checkpoint.get('classes'):
         difference = _difference(checkpoint['classes'], info['classes'])
         if difference:
-            findings.warn('model.teacher_ckpt: its classes are not those of '
+            problems.warn('model.teacher_ckpt: its classes are not those of '
                           f'{split}_dataloader: {difference}')
         elif _plain(checkpoint.get('palette')) != _plain(info.get('palette')):
-            findings.warn('model.teacher_ckpt: its palette is not that of the data set '
+            problems.warn('model.teacher_ckpt: its palette is not that of the data set '
                           f'({split}_dataloader); pictures of teacher and student differ in '
                           'colour')
 
 
-def _check_palette(info: dict, key: str, findings: Findings) -> None:
+def _check_palette(info: dict, key: str, problems: ConfigProblems) -> None:
     palette = info.get('palette')
     if isinstance(palette, Sequence) and not isinstance(palette, str) and 0 < len(palette) < len(
             info['classes']):
-        findings.add(f'{key}.metainfo.palette: {len(palette)} colours for '
+        problems.add(f'{key}.metainfo.palette: {len(palette)} colours for '
                      f'{len(info["classes"])} classes; give one a class')
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModel
@@ -15,34 +15,23 @@ from ..distillers.tap_pair import dense_taps
 from ..distillers.taps import forward_to_taps
 
 
-@dataclass(frozen=True)
-class Complexity:
-    """Size and work of a network.
+class Complexity(NamedTuple):
+    """Work of a network.
 
     Attributes:
-        parameters (int): Number of parameters.
-        flops (int): Floating point operations of a forward pass, a multiplication and an
-            addition counting as two.
+        flops (int): Floating point operations of a forward pass on one image, a multiplication
+            and an addition counting as two.
         image_size (tuple[int, int]): Height and width of the image.
         uncounted (tuple[str, ...]): What the FLOPs leave out.
     """
 
-    parameters: int
     flops: int
     image_size: tuple[int, int]
     uncounted: tuple[str, ...]
 
 
 def count_parameters(module: nn.Module, learned_only: bool = False) -> int:
-    """Count parameters.
-
-    Args:
-        module (nn.Module): A network or a part of one.
-        learned_only (bool): Whether to leave out frozen ones. Defaults to False.
-
-    Returns:
-        int: Their number.
-    """
+    """Count the parameters of a module, or only those that are trained."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not learned_only)
 
 
@@ -57,34 +46,33 @@ def measure_network(network: BaseModel, size: tuple[int, int] | None = None) -> 
             one if the network takes it.
 
     Returns:
-        Complexity: Of its forward pass on one image.
+        Complexity: Of its forward pass.
     """
     two_stage = hasattr(network, 'roi_head') and hasattr(network, 'rpn_head')
     custom = {type(module).__name__ for name, module in network.named_modules()
               if type(module).__module__.startswith('mmcv.ops')
               and not (two_stage and name.startswith('roi_head.'))}
-    uncounted = [*(['RoI head'] if two_stage else []), *sorted(custom)]
+    uncounted = (*(['RoI head'] if two_stage else []), *sorted(custom))
     # A tap at no backbone, neck or RPN means the whole network.
     taps = ['rpn_head' if two_stage else 'head']
 
     def measure(size: tuple[int, int]) -> Complexity:
-        return Complexity(count_parameters(network), count_flops(network, taps, size), size,
-                          tuple(uncounted))
+        return Complexity(count_flops(network, taps, size), size, uncounted)
 
     return measure(size) if size else on_small_image(measure, network)
 
 
-def measure_teaching(model: AvatarDistiller, size: tuple[int, int]) -> int:
-    """Measure the teacher's part in a training step.
+def measure_teacher(model: AvatarDistiller, size: tuple[int, int]) -> int:
+    """Count the FLOPs of the teacher as far as its deepest tap, its part in a training step.
 
     Args:
         model (AvatarDistiller): The distiller.
         size (tuple[int, int]): Height and width of the image.
 
     Returns:
-        int: FLOPs of the teacher as far as its deepest tap.
+        int: Floating point operations.
     """
-    return count_flops(model.teacher, dense_taps(model.teacher, model._taps.values()), size)
+    return count_flops(model.teacher, dense_taps(model.teacher, model.taps.values()), size)
 
 
 @torch.no_grad()

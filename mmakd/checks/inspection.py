@@ -1,33 +1,22 @@
-"""The whole inspection of a config, before any training."""
+"""Everything that can be known of a config before training."""
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
+from torch import Tensor, nn
 
 from ..distillers import AvatarDistiller, MaskTokenLearner
 from ..distillers.dry_run import SMALL
-from ..utils.config_file import describe, import_custom_modules
-from ..utils.errors import ConfigError
-from .batch import check_batch
+from ..distillers.renormalize import swaps_channels
+from ..losses import UncertaintyFeatureLoss
+from ..utils.errors import ConfigError, ConfigProblems, describe
 from .classes import check_classes, find_class_numbers
-from .complexity import Complexity, measure_network, measure_teaching
-from .data import check_all_data
-from .findings import Findings
-from .hooks import check_hooks
-from .model import BuiltModel, build_model
-from .preprocessors import compare_preprocessors
-from .tasks import TaskSummary, summarize_tasks
-from .top_level import check_top_level
-from .training import check_logging, check_loops, check_optimization
+from .complexity import Complexity, measure_network, measure_teacher
+from .data_files import check_data
+from .parts import SPLITS, build_parts, quiet
+from .student import compare_with_student
 from .weights import check_tokens, check_weights
 
 
@@ -36,35 +25,35 @@ class Inspection:
     """What there is to report about a config.
 
     Attributes:
-        findings (Findings): Problems and warnings.
-        networks (dict[str, tuple[str, Complexity | None]]): Type, and size and work, of
-            ``'student'`` and ``'teacher'`` or of ``'model'``.
-        tasks (list[TaskSummary]): The distillation tasks.
-        teaching (int, optional): FLOPs of the teacher in a step.
+        problems (ConfigProblems): Problems and warnings.
+        model (nn.Module, optional): The model; None where it cannot be built.
+        networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'student'`` and ``'teacher'``,
+            or ``'model'`` and its teacher if it has one.
+        teacher_flops (int, optional): FLOPs of the teacher in a step.
         images (dict[str, tuple[str, str]], optional): How the images of student and teacher
             differ; None where there is no distiller.
         classes (dict[str, str]): Numbers of classes, by where they stand.
         weights (str, optional): Where the teacher's weights come from.
         batch (str, optional): Images a step.
+        differences (list[tuple[str, str, str]]): Key, the student's own value and the one here.
     """
 
-    findings: Findings
-    networks: dict[str, tuple[str, Complexity | None]] = field(default_factory=dict)
-    tasks: list[TaskSummary] = field(default_factory=list)
-    teaching: int | None = None
+    problems: ConfigProblems
+    model: nn.Module | None = None
+    networks: dict[str, tuple[nn.Module, Complexity | None]] = field(default_factory=dict)
+    teacher_flops: int | None = None
     images: dict[str, tuple[str, str]] | None = None
     classes: dict[str, str] = field(default_factory=dict)
     weights: str | None = None
     batch: str | None = None
+    differences: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def inspect_config(cfg: Config, findings: Findings, download: bool = True,
-                   gpus: int | None = None) -> Inspection:
-    """Inspect a config without training and without reading data.
+def inspect_config(cfg: Config, download: bool = True, gpus: int | None = None) -> Inspection:
+    """Inspect a config without training and without reading an image.
 
     Args:
-        cfg (Config): The config. Misspelt top-level keys are corrected in place, to go on.
-        findings (Findings): Takes what is wrong.
+        cfg (Config): The config.
         download (bool): Whether the teacher's checkpoint may be fetched. Defaults to True.
         gpus (int, optional): Number of processes that the training is meant for. Defaults to
             None, one.
@@ -72,78 +61,71 @@ def inspect_config(cfg: Config, findings: Findings, download: bool = True,
     Returns:
         Inspection: What was found.
     """
-    found = Inspection(findings)
-    with quiet():
+    problems = ConfigProblems()
+    found = Inspection(problems)
+    has_data = False
+    with problems.attempt('dataset'):
         try:
-            import_custom_modules(cfg)
+            check_data(cfg, *SPLITS)
+            has_data = True
         except ConfigError as error:
-            findings.problems += error.problems
-        check_top_level(cfg, findings)
-        init_default_scope(cfg.default_scope)
-        built = build_model(cfg, findings)
-        with findings.attempt('model'):
-            _inspect_networks(built, found)
-        dataset_meta: dict[str, Any] = {}
-        with findings.attempt('model'):
-            dataset_meta = _inspect_distiller(built, found, download)
-        metainfo = check_all_data(cfg, findings)
-        with findings.attempt('metainfo'):
-            check_classes(metainfo, built.networks, dataset_meta, findings)
-            _describe_classes(metainfo, built, dataset_meta, found)
-        loop = check_loops(cfg, findings)
-        check_optimization(cfg, built.model, loop, findings)
-        check_hooks(cfg, built.model if built.is_whole else None, loop, findings)
-        check_logging(cfg, findings)
-        with findings.attempt('auto_scale_lr'):
-            if cfg.get('train_dataloader') is not None:
-                found.batch = check_batch(cfg, gpus, findings)
+            problems.warn(str(error))  # a config may be checked away from its data
+    parts = build_parts(cfg, problems, read_data=has_data)
+    model = found.model = parts.model
+    with quiet():
+        with problems.attempt('model'):
+            dataset_meta = _inspect_model(cfg, found, download) if model is not None else {}
+            check_classes(parts.metainfo, {side: network for side, (network, _)
+                                           in found.networks.items()}, dataset_meta, problems)
+            _describe_classes(parts.metainfo, dataset_meta, found)
+        with problems.attempt('model.student'):
+            if parts.runner is not None and isinstance(model, AvatarDistiller):
+                found.differences = compare_with_student(cfg, parts.runner.hooks)
+        with problems.attempt('auto_scale_lr'):
+            if cfg.get('train_dataloader'):
+                found.batch = describe_batch(cfg, gpus, problems)
+    if model is not None and not problems.problems:
+        _check_use(cfg, model, problems)
     return found
 
 
-def _inspect_networks(built: BuiltModel, found: Inspection) -> None:
-    for side, network in built.networks.items():
-        complexity = None
-        try:
-            complexity = measure_network(network)
-        except Exception as error:
-            # A network of a distiller that fails is a problem already.
-            if not any(problem.startswith('model') for problem in found.findings.problems):
-                found.findings.warn(f'{side}: FLOPs not measured: {describe(error)}')
-        found.networks[side] = type(network).__name__, complexity
-    sizes = {complexity.image_size for _, complexity in found.networks.values() if complexity}
-    if len(sizes) > 1:
-        # One takes no small image; they are compared on what it takes.
-        size = max(sizes - {SMALL})
-        for side, (name, complexity) in found.networks.items():
-            if complexity and complexity.image_size != size:
-                found.networks[side] = name, measure_network(built.networks[side], size)
-
-
-def _inspect_distiller(built: BuiltModel, found: Inspection, download: bool) -> dict[str, Any]:
-    """Look at tasks, images and the teacher's weights; return the checkpoint's classes."""
-    networks = built.networks
-    if 'teacher' in networks and 'student' in networks:
-        found.images = compare_preprocessors(networks['student'], networks['teacher'])
-    if isinstance(built.model, AvatarDistiller):
-        found.tasks = summarize_tasks(built.model)
-        measured = found.networks['student'][1]
-        if measured is not None:
-            found.teaching = measure_teaching(built.model, measured.image_size)
-        check_tokens(built.model, found.findings, download)
-    elif not isinstance(built.model, MaskTokenLearner):
+def _inspect_model(cfg: Config, found: Inspection, download: bool) -> dict[str, Any]:
+    """Look at networks and weights; return classes and palette of the teacher's checkpoint."""
+    model: Any = found.model
+    student = getattr(model, 'student', None)
+    networks = {'model' if student is None else 'student': student or model,
+                'teacher': getattr(model, 'teacher', None)}
+    size = None
+    for side, network in networks.items():
+        if network is not None:
+            complexity = None
+            try:
+                complexity = measure_network(network)
+                size = complexity.image_size if size in (None, SMALL) else size
+            except Exception as error:
+                found.problems.warn(f'{side}: FLOPs not measured: {describe(error)}')
+            found.networks[side] = network, complexity
+    for side, (network, complexity) in found.networks.items():
+        if complexity and complexity.image_size != size:
+            # One takes no small image; they are compared on what it takes.
+            found.networks[side] = network, measure_network(network, size)
+    if isinstance(model, AvatarDistiller):
+        found.images = compare_preprocessors(model.student, model.teacher)
+        if found.networks['student'][1] and size:
+            found.teacher_flops = measure_teacher(model, size)
+        check_tokens(model, found.problems, download)
+    elif not isinstance(model, MaskTokenLearner):
         return {}
-    if any(problem.startswith('model.teacher_ckpt') for problem in found.findings.problems):
-        return {}
-    found.weights, dataset_meta = check_weights(built.model, found.findings, download)
+    found.weights, dataset_meta = check_weights(model, found.problems, download)
     return dataset_meta
 
 
-def _describe_classes(metainfo: dict[str, dict], built: BuiltModel, dataset_meta: dict[str, Any],
+def _describe_classes(metainfo: dict[str, dict], dataset_meta: dict[str, Any],
                       found: Inspection) -> None:
     for split, info in metainfo.items():
         if info.get('classes'):
             found.classes[f'{split} data'] = str(len(info['classes']))
-    for side, network in built.networks.items():
+    for side, (network, _) in found.networks.items():
         numbers = sorted(set(find_class_numbers(network).values()))
         if numbers:
             found.classes[side] = ' and '.join(map(str, numbers))
@@ -151,15 +133,77 @@ def _describe_classes(metainfo: dict[str, dict], built: BuiltModel, dataset_meta
         found.classes["teacher's checkpoint"] = str(len(dataset_meta['classes']))
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back the remarks of what is built."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.setLevel(level)
+def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:
+    """Look for what is missing around a sound model."""
+    if type(model).__module__.startswith('mmakd.') and not cfg.get('custom_imports'):
+        problems.add('custom_imports: missing, so the scripts of mmdet and mmseg do not know '
+                     f'{type(model).__name__!r}; set custom_imports='
+                     "dict(imports=['mmakd'], allow_failed_imports=False)")
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]
+    has_avatars = any(isinstance(module, UncertaintyFeatureLoss) for module in model.modules())
+    if has_avatars and not any(isinstance(hook, dict) and hook.get('type') == 'PerturbationHook'
+                               for hook in hooks):
+        problems.warn(
+            'default_hooks: no PerturbationHook, so the Avatars of a resumed training differ and '
+            "sigma is not logged; add perturbation=dict(type='PerturbationHook')")
+
+
+def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> str:
+    """Compare images a step with ``auto_scale_lr.base_batch_size``.
+
+    Args:
+        cfg (Config): The config.
+        gpus (int, optional): Number of processes. None is one, the number that ``tools/train.py``
+            starts by itself; then a difference is no warning, since many may be meant.
+        problems (ConfigProblems): Takes what is suspicious.
+
+    Returns:
+        str: Both, in words.
+    """
+    batch = cfg.train_dataloader.get('batch_size', 1)
+    steps = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    scale = cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    number = gpus or 1
+    total = batch * number * steps
+    words = f'{batch} images x {number} GPU{"s" * (number > 1)}'
+    words += f' x {steps} accumulated steps' if steps > 1 else ''
+    words += f' = {total}'
+    if not base:
+        return f'{words}; the config does not say what batch its learning rate is meant for'
+    if total == base:
+        return f'{words}, as the learning rate is meant for'
+    words += f'; the learning rate is meant for {base} (auto_scale_lr.base_batch_size)'
+    if base % (batch * steps) == 0:
+        words += f', so for {base // (batch * steps)} GPUs'
+    if scale.get('enable'):
+        return f'{words}; it is scaled by {total / base:g}'
+    if gpus:
+        problems.warn(f'auto_scale_lr.base_batch_size={base}: a step takes {total} images; train '
+                      f'with --auto-scale-lr, or multiply the learning rate by {total / base:g}')
+    return words
+
+
+def compare_preprocessors(student: nn.Module, teacher: nn.Module) -> dict[str, tuple[str, str]]:
+    """Compare how the images of student and teacher are prepared.
+
+    Returns:
+        dict[str, tuple[str, str]]: What differs, by name.
+    """
+    mine, theirs = (_describe_preprocessor(network.data_preprocessor)
+                    for network in (student, teacher))
+    return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+
+def _describe_preprocessor(preprocessor: Any) -> dict[str, str]:
+    def numbers(values: Tensor) -> str:
+        return ', '.join(f'{value:g}' for value in values.flatten().tolist())
+
+    normalizes = getattr(preprocessor, '_enable_normalize', False)
+    divisor = getattr(preprocessor, 'pad_size_divisor', getattr(preprocessor, 'size_divisor', 1))
+    size = getattr(preprocessor, 'size', None)
+    return dict(
+        mean=numbers(preprocessor.mean) if normalizes else 'none',
+        std=numbers(preprocessor.std) if normalizes else 'none',
+        channels='swapped (BGR to RGB)' if swaps_channels(preprocessor) else 'as read',
+        padding=f'to {tuple(size)}' if size else f'to multiples of {divisor or 1}')

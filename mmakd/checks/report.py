@@ -1,13 +1,20 @@
 """The report of an inspection, for a terminal or a file."""
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
+from ..distillers import AvatarDistiller
+from ..distillers.dry_run import dry_run
+from ..losses import UncertaintyFeatureLoss
+from ..utils.errors import ConfigProblems
+from .complexity import count_parameters
 from .inspection import Inspection
-from .tasks import LevelSummary, TaskSummary
 
 
 def print_report(found: Inspection, console: Console) -> None:
@@ -18,13 +25,23 @@ def print_report(found: Inspection, console: Console) -> None:
         console (Console): Where to print.
     """
     _print_networks(found, console)
-    for task in found.tasks:
-        _print_task(task, console)
+    if isinstance(found.model, AvatarDistiller):
+        _print_tasks(found.model, console)
     _print_facts(found, console)
-    _print_findings('warning', found.findings.warnings, 'yellow', console)
-    _print_findings('problem', found.findings.problems, 'red', console)
-    if not found.findings.problems:
+    if found.differences:
+        console.print("\nDifferent from the student's own config:", style='yellow')
+        console.print(_table(('key', "the student's own", 'here'), found.differences))
+    _print_lines('warning', found.problems.warnings, 'yellow', console)
+    _print_lines('problem', found.problems.problems, 'red', console)
+    if not found.problems.problems:
         console.print('No problem found.', style='green')
+
+
+def _table(titles: tuple[str, ...], rows: Any) -> Table:
+    table = Table(*titles, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _print_networks(found: Inspection, console: Console) -> None:
@@ -35,12 +52,11 @@ def _print_networks(found: Inspection, console: Console) -> None:
     table.add_column('GFLOPs', justify='right')
     table.add_column('not counted')
     size = None
-    for side, (name, complexity) in found.networks.items():
-        row = [side, name]
+    for side, (network, complexity) in found.networks.items():
+        row = [side, type(network).__name__, f'{count_parameters(network):,}']
         if complexity is not None:
             size = complexity.image_size
-            row += [f'{complexity.parameters:,}', f'{complexity.flops / 1e9:.2f}',
-                    ', '.join(complexity.uncounted)]
+            row += [f'{complexity.flops / 1e9:.2f}', ', '.join(complexity.uncounted)]
         table.add_row(*row)
     console.print(table)
     if size:
@@ -48,25 +64,45 @@ def _print_networks(found: Inspection, console: Console) -> None:
                       f'{size[1]}; a multiplication and an addition count as two.')
 
 
-def _print_task(task: TaskSummary, console: Console) -> None:
-    console.print()
-    taps = task.student_tap
-    if task.teacher_tap != task.student_tap:
-        taps += f' (student), {task.teacher_tap} (teacher)'
-    console.print(Text.assemble((f'Task {task.name}', 'bold'), f' at {taps}'))
-    console.print(Padding(f'{task.loss}, weight {task.weight:g}', (0, 0, 0, 2)))
-    table = Table('  level', 'student', 'teacher', 'adapter', box=None, pad_edge=False)
-    table.add_column('its parameters', justify='right')
-    table.add_column("the loss's", justify='right')
-    for level in task.levels:
-        table.add_row(f'  {level.index}', *_cells(level))
-    console.print(table)
+def _print_tasks(model: AvatarDistiller, console: Console) -> None:
+    maps = dry_run(model.student, model.teacher, model.taps, ConfigProblems())
+    tasks: Any = model.distiller
+    for name, task in tasks.items():
+        console.print()
+        pair = model.taps[name]
+        taps = pair.student
+        if pair.teacher != pair.student:
+            taps += f' (student), {pair.teacher} (teacher)'
+        console.print(Text.assemble((f'Task {name}', 'bold'), f' at {taps}'))
+        console.print(Padding(f'{describe_loss(task.losses[0])}, weight {task.loss_weight:g}',
+                              (0, 0, 0, 2)))
+        table = Table('  level', 'student', 'teacher', 'adapter', box=None, pad_edge=False)
+        table.add_column('its parameters', justify='right')
+        table.add_column("the loss's", justify='right')
+        of_student, of_teacher = maps[name]
+        levels = range(len(of_student)) if task.levels is None else task.levels
+        for level, adapter, loss in zip(levels, task.adapters, task.losses):
+            shapes = (' x '.join(map(str, features[level].shape[1:]))
+                      for features in (of_student, of_teacher))
+            table.add_row(f'  {level}', *shapes,
+                          'none' if isinstance(adapter, nn.Identity) else type(adapter).__name__,
+                          f'{count_parameters(adapter):,}',
+                          f'{count_parameters(loss, learned_only=True):,}')
+        console.print(table)
 
 
-def _cells(level: LevelSummary) -> tuple[str, ...]:
-    shapes = (' x '.join(map(str, shape)) for shape in (level.student, level.teacher))
-    return (*shapes, level.adapter or 'none', f'{level.adapter_parameters:,}',
-            f'{level.loss_parameters:,}')
+def describe_loss(loss: nn.Module) -> str:
+    """Name a loss and, in brackets, what an ``UncertaintyFeatureLoss`` is made of."""
+    name = type(loss).__name__
+    if not isinstance(loss, UncertaintyFeatureLoss):
+        return name
+    parts = [type(loss.criterion).__name__]
+    if loss.perturbation is not None:
+        parts.append(type(loss.perturbation).__name__ + (
+            f' x {loss.num_avatars}' if loss.perturb else ' (sigma only)'))
+    if loss.uncertainty is not None:
+        parts.append(type(loss.uncertainty[0]).__name__)
+    return f'{name}({", ".join(parts)})'
 
 
 def _print_facts(found: Inspection, console: Console) -> None:
@@ -76,37 +112,31 @@ def _print_facts(found: Inspection, console: Console) -> None:
                                      for where, number in found.classes.items())
     if found.batch is not None:
         facts['batch'] = found.batch
-    student = found.networks.get('student', ('', None))[1]
-    if found.teaching is not None and student is not None:
+    if found.teacher_flops is not None:
+        student: Any = found.networks['student'][1]
         facts['cost'] = (
-            f'distillation adds about {found.teaching / (3 * student.flops):.0%} to a training '
-            f'step: an estimate, from the FLOPs of the teacher to its deepest tap '
-            f'({found.teaching / 1e9:.2f} G) against three times those of the student '
+            f'distillation adds about {found.teacher_flops / (3 * student.flops):.0%} to a '
+            'training step: an estimate, from the FLOPs of the teacher to its deepest tap '
+            f'({found.teacher_flops / 1e9:.2f} G) against three times those of the student '
             f'({student.flops / 1e9:.2f} G)')
     if found.images is not None:
-        facts['images'] = ('prepared unlike: the teacher gets its own mean, std and channel '
-                           "order, but the student's padding" if found.images else
+        facts['images'] = ("normalised differently: the teacher gets its own mean, std and "
+                           "channel order, but the student's padding" if found.images else
                            'student and teacher prepare them alike')
     console.print()
     if found.weights is not None:
         # Not folded, so that an address can be copied.
         console.print(f"teacher's weights: {found.weights}", soft_wrap=True)
-    table = Table.grid(padding=(0, 2))
-    for name, text in facts.items():
-        table.add_row(name, text)
-    console.print(table)
+    grid = Table.grid(padding=(0, 2))
+    for fact in facts.items():
+        grid.add_row(*fact)
+    console.print(grid)
     if found.images:
-        _print_images(found.images, console)
+        console.print(_table(('', 'student', 'teacher'),
+                             ((name, *values) for name, values in found.images.items())))
 
 
-def _print_images(images: dict[str, tuple[str, str]], console: Console) -> None:
-    table = Table('', 'student', 'teacher', box=None)
-    for name, values in images.items():
-        table.add_row(name, *values)
-    console.print(table)
-
-
-def _print_findings(what: str, lines: list[str], style: str, console: Console) -> None:
+def _print_lines(what: str, lines: list[str], style: str, console: Console) -> None:
     if not lines:
         return
     console.print()

@@ -8,18 +8,17 @@ from ..distillers import AvatarDistiller, MaskTokenLearner
 from ..distillers.checkpoint import load_teacher_checkpoint
 from ..losses import MasKDLoss
 from ..utils.checkpoint import is_address, local_path, read_checkpoint
-from ..utils.errors import ConfigError
-from .findings import Findings
+from ..utils.errors import ConfigError, ConfigProblems
 
 
-def check_weights(model: AvatarDistiller | MaskTokenLearner, findings: Findings,
+def check_weights(model: AvatarDistiller | MaskTokenLearner, problems: ConfigProblems,
                   download: bool) -> tuple[str, dict[str, Any]]:
     """Check the teacher's checkpoint against the teacher.
 
     Args:
         model (AvatarDistiller | MaskTokenLearner): A model with a teacher, whose weights are
             loaded.
-        findings (Findings): Takes what is wrong.
+        problems (ConfigProblems): Takes what is wrong.
         download (bool): Whether a checkpoint at a URL is fetched. Otherwise a file that is not on
             this machine yet is a warning, or none where training would fetch it.
 
@@ -27,40 +26,40 @@ def check_weights(model: AvatarDistiller | MaskTokenLearner, findings: Findings,
         tuple[str, dict[str, Any]]: Where the weights come from, and ``classes`` and ``palette``
         of the data set that the checkpoint names.
     """
-    checkpoint = model._teacher.checkpoint
-    if checkpoint is None:
-        findings.warn('model.teacher_ckpt=None: the teacher keeps random weights; name a '
+    teacher = model.frozen_teacher
+    if teacher.checkpoint is None:
+        problems.warn('model.teacher_ckpt=None: the teacher keeps random weights; name a '
                       'checkpoint')
         return 'random', {}
-    checkpoint = str(checkpoint)
+    checkpoint = str(teacher.checkpoint)
     path = local_path(checkpoint)
     if not path.is_file() and not download:
         if is_address(checkpoint):
             return f'{checkpoint} (not checked; fetched when training starts)', {}
-        findings.warn(f'model.teacher_ckpt={checkpoint!r}: no such file yet; train the teacher '
+        problems.warn(f'model.teacher_ckpt={checkpoint!r}: no such file yet; train the teacher '
                       'first')
         return f'{checkpoint} (no such file yet)', {}
     try:
         load_teacher_checkpoint(model.teacher, checkpoint, strict=True)
     except ConfigError as error:
         if not _loads_in_part(model, checkpoint):
-            findings.problems += error.problems
+            problems.problems += error.problems
             return f'{checkpoint} (cannot be used)', {}
-        findings.warnings += error.problems
+        problems.warnings += error.problems
         return f'{checkpoint} (fits in part)', _read_dataset_meta(path)
     return f'{checkpoint} (fits)', _read_dataset_meta(path)
 
 
-def check_tokens(model: AvatarDistiller, findings: Findings, download: bool) -> None:
+def check_tokens(model: AvatarDistiller, problems: ConfigProblems, download: bool) -> None:
     """Check the files of learned tokens that ``MasKDLoss`` reads.
 
     Args:
         model (AvatarDistiller): The distiller; the tokens of its losses are loaded.
-        findings (Findings): Takes what is wrong.
+        problems (ConfigProblems): Takes what is wrong.
         download (bool): As in :func:`check_weights`.
     """
     for name, task in model.distiller.items():
-        found = Findings()
+        found = ConfigProblems()
         for loss in (module for module in task.modules() if isinstance(module, MasKDLoss)):
             is_there = loss.tokens is None or local_path(str(loss.tokens)).is_file()
             with found.attempt(f'model.distill.{name}.loss'):
@@ -70,12 +69,12 @@ def check_tokens(model: AvatarDistiller, findings: Findings, download: bool) -> 
                     found.warn(f'model.distill.{name}.loss.tokens={loss.tokens!r}: no such file '
                                'yet; learn the tokens first')
         # The levels of a task read the same file.
-        findings.problems += dict.fromkeys(found.problems)
-        findings.warnings += dict.fromkeys(found.warnings)
+        problems.problems += dict.fromkeys(found.problems)
+        problems.warnings += dict.fromkeys(found.warnings)
 
 
 def _loads_in_part(model: AvatarDistiller | MaskTokenLearner, checkpoint: str) -> bool:
-    if model._teacher.strict:
+    if model.frozen_teacher.strict:
         return False
     try:
         load_teacher_checkpoint(model.teacher, checkpoint, strict=False)

@@ -6,8 +6,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..utils.build import build, wrong_types
-from ..utils.config_file import describe
-from ..utils.errors import ConfigError, ConfigProblems
+from ..utils.errors import ConfigError, ConfigProblems, describe
 from ..utils.references import find_checkpoint, is_reference, resolve_model
 from .distill_task import DistillTask, task_taps
 from .dry_run import dry_run, dry_run_samples

@@ -10,8 +10,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.utils import to_2tuple
 from torch import Tensor
 
-from ..utils.config_file import describe
-from ..utils.errors import ConfigError, ConfigProblems
+from ..utils.errors import ConfigError, ConfigProblems, describe
 from .roi import RoIRecorder
 from .tap_pair import TapPair, dense_taps, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps

@@ -5,6 +5,8 @@ import gc
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch.distributed as torch_dist
 from mmengine.config import Config
@@ -60,3 +62,9 @@ def _first_slurm_host() -> str:
         ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']],
         check=True, capture_output=True, text=True).stdout
     return hosts.split()[0]
+
+
+@contextmanager
+def same_on_all_ranks() -> Iterator[None]:
+    """Filled in by the branch on several processes."""
+    yield

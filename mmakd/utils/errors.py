@@ -1,9 +1,14 @@
 """Config errors: one line a problem, all of them at once."""
 import difflib
+import inspect
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from mmengine import registry as registries
+from mmengine.registry import Registry
 
 _MOST_SHOWN = 12
 
@@ -30,22 +35,29 @@ class ConfigError(ValueError):
 
 
 class ConfigProblems:
-    """Collects the problems of several keys, so that the user sees them all at once."""
+    """Collects the problems of several keys, so that the user sees them all at once.
+
+    Attributes:
+        problems (list[str]): What is wrong, one line each: ``key=value: what is wrong; what to
+            do``.
+        warnings (list[str]): What is suspicious but can be run, likewise.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.warnings: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Note one problem.
-
-        Args:
-            problem (str): ``key=value: what is wrong; what to do``.
-        """
+        """Note one problem."""
         self.problems.append(problem)
+
+    def warn(self, warning: str) -> None:
+        """Note what is suspicious."""
+        self.warnings.append(warning)
 
     @contextmanager
     def under(self, key: str) -> Iterator[None]:
-        """Note a :class:`ConfigError` raised in the block under ``key`` and go on behind it.
+        """Note a :class:`ConfigError` raised in the block under ``key``, and continue after it.
 
         Args:
             key (str): The config key that the block handles; empty where the errors name all.
@@ -57,6 +69,21 @@ class ConfigProblems:
                 f'{key}{problem}' if problem[0] in '=:' or not key else f'{key}.{problem}'
                 for problem in error.problems]
 
+    @contextmanager
+    def attempt(self, key: str) -> Iterator[None]:
+        """Note any error raised in the block under ``key``, and continue after it.
+
+        Args:
+            key (str): The config key that the block handles.
+        """
+        with self.under(key):
+            try:
+                yield
+            except ConfigError:
+                raise
+            except Exception as error:
+                raise ConfigError(f': {describe(error)}') from error
+
     def raise_if_any(self) -> None:
         """Raise what was collected.
 
@@ -65,6 +92,32 @@ class ConfigProblems:
         """
         if self.problems:
             raise ConfigError(self.problems)
+
+
+def describe(error: BaseException) -> str:
+    """Repeat an error that is no ConfigError in one line.
+
+    Args:
+        error (BaseException): The error, such as of ``Registry.build``.
+
+    Returns:
+        str: Its class and the first line of its message, and the nearest valid name where that is
+        about an unknown type or argument.
+    """
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [' '.join(line.split()) for line in text.strip().splitlines()]
+    # The registry's hints on custom imports are left out.
+    words = ': '.join([type(error).__name__, *lines[:1]]).split('. Please check whether')[0]
+    wrong = re.search(r'(\w+) is not in the [\w: ]+ registry|(\w+)\.__init__\(\) got an unexpected '
+                      r"keyword argument '(\w+)'", words)
+    if not wrong:
+        return words
+    roots = [value for value in vars(registries).values() if isinstance(value, Registry)]
+    known = {name: found for root in roots for scoped in (root, *root.children.values())
+             for name, found in scoped.module_dict.items()}
+    found = known.get(wrong[2])
+    hint = suggest(wrong[1] or wrong[3], inspect.signature(found).parameters if found else known)
+    return f'{words}; {hint}' if hint.startswith('did') else words
 
 
 def suggest(name: Any, valid: Iterable[str]) -> str:
@@ -86,21 +139,10 @@ def suggest(name: Any, valid: Iterable[str]) -> str:
     return f'valid: {", ".join(map(repr, valid))}'
 
 
-def is_real(value: Any) -> bool:
-    """Tell whether a value of the config is a number, NaN and infinity included."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def is_number(value: Any) -> bool:
-    """Tell whether a value of the config is a finite number.
-
-    Args:
-        value (Any): The value.
-
-    Returns:
-        bool: False for NaN, infinity, and True and False.
-    """
-    return is_real(value) and math.isfinite(value)
+    """Tell whether a value of the config is a finite number; True and False are none."""
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)
+            and math.isfinite(value))
 
 
 def check_numbers(positive: dict[str, Any] | None = None,

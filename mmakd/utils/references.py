@@ -5,8 +5,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from .config_file import describe, read_config
-from .errors import ConfigError, ConfigProblems, suggest
+from .config_file import read_config
+from .errors import ConfigError, ConfigProblems, describe, suggest
 
 _PACKAGES = ('mmdet', 'mmseg')
 
@@ -57,18 +57,17 @@ def resolve_model(model: str | dict) -> dict:
     if not isinstance(model, str):
         raise ConfigError(f"={model!r}: expected a model dict, a config path or "
                           "'mmdet::name.py'")
-    path = _reference_path(model) if is_reference(model) else Path(model)
-    if not path.is_file():
-        raise ConfigError(f'={model!r}: no such config file; a relative path starts at '
-                          f'{Path.cwd()}')
     try:
-        cfg = read_config(path)
+        cfg = read_config(find_config(model))
     except ConfigError as error:
         raise ConfigError(f'={model!r}: {error}') from error
     if 'model' not in cfg:
         raise ConfigError(f'={model!r}: defines no model')
+    resolved = dict(cfg.model)
+    if 'data_preprocessor' in cfg:
+        resolved.setdefault('data_preprocessor', cfg.data_preprocessor)  # as the Runner does
     scope = model.split('::')[0] if is_reference(model) else cfg.get('default_scope')
-    return dict(cfg.model, _scope_=scope) if scope else cfg.model
+    return dict(resolved, _scope_=scope) if scope else resolved
 
 
 def find_checkpoint(reference: str) -> str:
@@ -83,7 +82,7 @@ def find_checkpoint(reference: str) -> str:
     Raises:
         ConfigError: If the metafile names none.
     """
-    path = _reference_path(reference)
+    path = find_config(reference)
     name = reference.split('::')[1]
     for metafile in sorted(path.parent.glob('metafile.y*ml')):
         for model in load(metafile).get('Models', []):
@@ -93,13 +92,28 @@ def find_checkpoint(reference: str) -> str:
                       'give the path or the URL of a checkpoint')
 
 
-def _reference_path(reference: str) -> Path:
-    package, name = reference.split('::', 1)
+def find_config(name: str) -> Path:
+    """Find a config file.
+
+    Args:
+        name (str): A path, ``'mmdet::name.py'`` or ``'mmseg::name.py'``.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if not is_reference(name):
+        if not Path(name).is_file():
+            raise ConfigError(f'no such config file; a relative path starts at {Path.cwd()}')
+        return Path(name)
+    package, name = name.split('::', 1)
     if package not in _PACKAGES:
-        raise ConfigError(f'={reference!r}: unknown package; {suggest(package, _PACKAGES)}')
+        raise ConfigError(f'unknown package; {suggest(package, _PACKAGES)}')
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError(f'={reference!r}: {package} is not installed')
+        raise ConfigError(f'{package} is not installed')
     folder = Path(spec.origin).parent
     # A wheel carries its configs in .mim; a checkout has them beside the package.
     roots = [root for root in (folder / '.mim' / 'configs', folder.parent / 'configs')
@@ -108,4 +122,4 @@ def _reference_path(reference: str) -> Path:
         if (root / name).is_file():
             return root / name
     valid = [str(path.relative_to(root)) for root in roots for path in root.glob('*/*.py')]
-    raise ConfigError(f'={reference!r}: {package} ships no such config; {suggest(name, valid)}')
+    raise ConfigError(f'{package} ships no such config; {suggest(name, valid)}')

@@ -1,8 +1,8 @@
 import pytest
 from mmengine.config import Config
 
-from mmakd.checks.batch import check_batch
-from mmakd.checks.findings import Findings
+from mmakd.checks.inspection import describe_batch
+from mmakd.utils.errors import ConfigProblems
 
 
 def config(batch=2, base=16, steps=1, enable=False):
@@ -28,12 +28,12 @@ def config(batch=2, base=16, steps=1, enable=False):
      'learning rate is meant for', False),
 ])
 def test_batch(cfg, gpus, words, warned):
-    findings = Findings()
-    assert check_batch(cfg, gpus, findings) == words
+    findings = ConfigProblems()
+    assert describe_batch(cfg, gpus, findings) == words
     assert bool(findings.warnings) == warned
 
 
 def test_the_warning_says_how_to_scale():
-    findings = Findings()
-    check_batch(config(), 4, findings)
+    findings = ConfigProblems()
+    describe_batch(config(), 4, findings)
     assert findings.warnings[0].endswith('or multiply the learning rate by 0.5')

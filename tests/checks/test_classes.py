@@ -2,8 +2,7 @@ import pytest
 from torch import nn
 
 from mmakd.checks.classes import check_classes, find_class_numbers
-from mmakd.checks.findings import Findings
-from mmakd.utils.errors import ConfigError
+from mmakd.utils.errors import ConfigError, ConfigProblems
 
 
 class Head(nn.Module):
@@ -23,7 +22,7 @@ def network(**numbers):
 
 
 def check(train=('a', 'b', 'c'), checkpoint=(), networks=None, **more):
-    findings = Findings()
+    findings = ConfigProblems()
     metainfo = dict(train=dict(classes=train, palette=[[0, 0, 0]] * 3), **more)
     check_classes(metainfo, networks or {}, dict(checkpoint), findings)
     return findings
@@ -53,7 +52,7 @@ def test_student_teacher_and_plain_model():
 
 def test_box_heads_of_panoptic_data():
     info = dict(classes=tuple('abcde'), thing_classes=('a', 'b'), stuff_classes=('c', 'd', 'e'))
-    findings = Findings()
+    findings = ConfigProblems()
     check_classes(dict(train=info), dict(model=network(bbox_head=2, mask_head=5)), {}, findings)
     assert findings.problems == []
     check_classes(dict(train=info), dict(model=network(bbox_head=3)), {}, findings)
@@ -81,6 +80,6 @@ def test_classes_must_be_a_list():
 
 
 def test_nothing_known_nothing_said():
-    findings = Findings()
+    findings = ConfigProblems()
     check_classes({}, dict(student=network(bbox_head=4)), dict(classes=None), findings)
     assert findings.problems == findings.warnings == []

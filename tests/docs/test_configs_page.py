@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from mmakd.utils.references import _reference_path
+from mmakd.utils.references import find_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/configs.md').read_text()
@@ -46,7 +46,7 @@ def test_row_is_that_of_its_configs(row):
 
 def published_results(reference: str) -> list[float]:
     """Read the first metric of each task in the metafile of mmdet or mmseg."""
-    path = _reference_path(reference)
+    path = find_config(reference)
     for metafile in path.parent.glob('metafile.y*ml'):
         for model in load(metafile)['Models']:
             if model['Config'].endswith(f'/{path.name}'):

@@ -13,8 +13,9 @@ Place = tuple[Any, ...]
 # What a value becomes by mistake.
 STRANGE = ['four', [], ['a', 1], dict(a=1), None, -1, 0.5, True, float('nan'), 10**6]
 # Parts of a config and how often they are hit.
-PARTS = {('model', 'distill'): 5, ('custom_hooks', ): 3, ('model', ): 3, ('optim_wrapper', ): 1,
-         ('param_scheduler', ): 1, ('train_dataloader', ): 1, ('train_cfg', ): 1,
+PARTS = {('model', 'distill'): 5, ('default_hooks', 'perturbation'): 3, ('model', ): 3,
+         ('optim_wrapper', ): 1, ('param_scheduler', ): 1, ('train_dataloader', ): 1,
+         ('train_cfg', ): 1,
          ('val_evaluator', ): 1, ('default_hooks', ): 1, (): 1}
 # Variables of the user, where files go, what a training does not read; and the names of metrics,
 # which mmseg looks at when it evaluates, behind the first epoch.
@@ -24,6 +25,7 @@ LEFT_OUT = {'iou_metrics',
             'auto_scale_lr', 'dataset', 'meta_keys'}
 WEIGHTS = ['loss_weight', 'tau', 'drop_rate', 'momentum', 'start', 'end', 'num_avatars', 'temp',
            'alpha_fgd', 'alpha_mgd', 'dice_weight', 'num_tokens', 'warmup', 'eps']
+OUR_HOOKS = [('default_hooks', 'perturbation'), ('default_hooks', 'distillation_schedule')]
 OTHER_KINDS = ['FeatureMSELoss', 'RetinaNet', 'DropoutPerturbation', 'AvatarVariance',
                'PerturbationHook', 'AdamW', 'CocoDataset', 'ConvAdapter', 'AvatarDistiller']
 
@@ -99,10 +101,11 @@ def _key(place: Place) -> str:
 
 
 def _names(place: Place) -> set[str]:
-    """The last name of a place; an index says nothing alone."""
+    """The last name of a place (an index says nothing alone), or the part's where it is not ours."""
     name = str(next(name for name in reversed(place) if isinstance(name, str)))
-    # torch calls it so.
-    return {name, 'learning rate'} if name == 'lr' else {name}
+    is_ours = ((place[0] == 'model' and not {'student', 'teacher'} & set(place))
+               or place[:2] in OUR_HOOKS)
+    return {name} if is_ours else {name, str(place[0])}
 
 
 def _misspell(word: str, draw: random.Random) -> str:
@@ -118,7 +121,7 @@ def remove(cfg: Config, draw: random.Random) -> Mutant | None:
     holder, place = found
     del holder[place[-1]]
     # Of what has to have parts, the message names the whole.
-    return Mutant(f'{_key(place)} removed', {place[-1], str(place[-2:][0])}, False, cfg)
+    return Mutant(f'{_key(place)} removed', {*_names(place), str(place[-2:][0])}, False, cfg)
 
 
 def rename(cfg: Config, draw: random.Random) -> Mutant | None:
@@ -127,8 +130,8 @@ def rename(cfg: Config, draw: random.Random) -> Mutant | None:
         return None
     holder, place = found
     wrong = _misspell(place[-1], draw)
-    # The name of a task is the user's.
-    is_name = place[:-1] == ('model', 'distill') or wrong in holder
+    # The name of a task or of a hook is the user's.
+    is_name = place[:-1] in (('model', 'distill'), ('default_hooks', )) or wrong in holder
     holder[wrong] = holder.pop(place[-1])
     return Mutant(f'{_key(place)} renamed to {wrong}', {wrong, *_names(place)}, not is_name, cfg)
 
@@ -182,7 +185,7 @@ def spoil_levels(cfg: Config, draw: random.Random) -> Mutant | None:
 
 def spoil_weight(cfg: Config, draw: random.Random) -> Mutant | None:
     places = [place for place, _ in _places(dict(cfg.items()))
-              if place[-1] in WEIGHTS and place[0] in ('model', 'custom_hooks')
+              if place[-1] in WEIGHTS and place[0] in ('model', 'default_hooks')
               and 'student' not in place]
     if not places:
         return None
@@ -208,16 +211,17 @@ def spoil_tap(cfg: Config, draw: random.Random) -> Mutant | None:
 
 
 def spoil_hook(cfg: Config, draw: random.Random) -> Mutant | None:
-    hooks = cfg.get('custom_hooks')
-    if not hooks:
+    names = [name for _, name in OUR_HOOKS if name in cfg.default_hooks]
+    if not names:
         return None
-    at = draw.randrange(len(hooks))
+    name = draw.choice(names)
     key, value = draw.choice([('mode', 'exponential'), ('mode', None), ('mode', 3), ('steps', 4),
                               ('by_epoch', 'no'), ('stop', 0), ('stop', '9'), ('begin', -1),
                               ('begin', 0.5), ('gamma', 2.0), ('priority', 'URGENT'),
                               ('tasks', ['nek']), ('tasks', 3), ('type', 'Perturbation')])
-    hooks[at][key] = value
-    return Mutant(f'custom_hooks.{at}.{key}={value!r}', {key}, True, cfg)
+    cfg.default_hooks[name][key] = value
+    return Mutant(f'default_hooks.{name}.{key}={value!r}', {key, f'default_hooks.{name}'}
+                  if key == 'priority' else {key}, True, cfg)
 
 
 def spoil_scope(cfg: Config, draw: random.Random) -> Mutant | None:
@@ -230,7 +234,7 @@ def spoil_scope(cfg: Config, draw: random.Random) -> Mutant | None:
         return None
     holder, place = found
     holder.type = f'{draw.choice(["mmdte", "mmseg2", "torch"])}.{holder.type}'
-    return Mutant(f'{_key(place)}={holder.type!r}', {'type'}, True, cfg)
+    return Mutant(f'{_key(place)}={holder.type!r}', {'type'} | _names(place), True, cfg)
 
 
 def spoil_reference(cfg: Config, draw: random.Random) -> Mutant | None:

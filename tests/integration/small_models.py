@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmakd.utils.references import _reference_path, resolve_model
+from mmakd.utils.references import find_config, resolve_model
 
 Toy = Callable[..., Config]
 RESNET = dict(depth=18, base_channels=8, init_cfg=None)
@@ -86,7 +86,7 @@ def small_config(name: str, toy: Toy, **options: Any) -> Config:
     task = 'det' if reference.startswith('mmdet') else 'seg'
     cfg = toy(task, 'student', **options)
     cfg.model = small_model(name)
-    shipped = Config.fromfile(_reference_path(reference))
+    shipped = Config.fromfile(find_config(reference))
     cfg.optim_wrapper = shipped.optim_wrapper
     cfg.param_scheduler = []
     cfg.train_cfg.val_interval = 100

@@ -4,7 +4,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmakd.utils.references import _reference_path, resolve_model
+from mmakd.utils.references import find_config, resolve_model
 
 from .small_models import SMALL_MODELS, distilled, small_model
 
@@ -35,7 +35,7 @@ def settings(model, optim_wrapper):
 
 
 def shipped(name):
-    return Config.fromfile(_reference_path(SMALL_MODELS[name][0])).optim_wrapper
+    return Config.fromfile(find_config(SMALL_MODELS[name][0])).optim_wrapper
 
 
 CASES = dict(
@@ -48,7 +48,7 @@ CASES = dict(
             custom_keys={'backbone': dict(lr_mult=0.1), 'backbone.layer4': dict(lr_mult=0.5),
                          'roi_head.mask_head': dict(decay_mult=0)}))),
     swin=lambda: (resolve_model(SWIN_MODEL),
-                  Config.fromfile(_reference_path(SWIN_MODEL['cfg'])).optim_wrapper),
+                  Config.fromfile(find_config(SWIN_MODEL['cfg'])).optim_wrapper),
     layer_wise=lambda: (BEIT, LAYER_DECAY),
 )
 TAPS = dict(swin='backbone', layer_wise='backbone')

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from mmakd.utils.references import _reference_path, find_checkpoint
+from mmakd.utils.references import find_checkpoint, find_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.py')
@@ -156,7 +156,7 @@ def plain(value: object) -> object:
 @pytest.mark.parametrize('path', DISTILLED)
 def test_student_is_trained_as_in_its_own_config(path):
     cfg = Config.fromfile(ROOT / path)
-    stock = Config.fromfile(_reference_path(cfg.model.student))
+    stock = Config.fromfile(find_config(cfg.model.student))
     method = Path(path).name.split('_')[0].removeprefix('akd-')
     # What the authors of the methods change.
     if method == 'maskd':

@@ -11,13 +11,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 
-from mmakd.checks.preflight import explain, train
-from mmakd.utils.errors import ConfigError
+from mmakd.checks import train
+from mmakd.utils.errors import ConfigError, describe
 from tests.integration.config_mutants import make_mutants
 
 ROOT = Path(__file__).parents[2]
-HOOKS = [dict(type='PerturbationHook', mode='linear', start=1.0, end=0.5, begin=0, stop=4),
-         dict(type='DistillationScheduleHook', mode='cosine', warmup=2)]
+HOOKS = dict(
+    perturbation=dict(type='PerturbationHook', mode='linear', start=1.0, end=0.5, begin=0, stop=4),
+    distillation_schedule=dict(type='DistillationScheduleHook', mode='cosine', warmup=2))
 AKD = dict(type='UncertaintyFeatureLoss', criterion=dict(type='FGDLoss', temp=0.5, alpha_fgd=1e-3),
            perturbation=dict(type='DropBlockPerturbation', drop_rate=0.1, block_size=2),
            uncertainty=dict(type='AvatarVariance', momentum=0.1, estimator='sampled'),
@@ -39,7 +40,7 @@ def load(path, **changes):
 
 @pytest.fixture
 def configs():
-    det = load('configs/det/toy/akd-cwd_retinanet_shapes.py', custom_hooks=copy.deepcopy(HOOKS))
+    det = load('configs/det/toy/akd-cwd_retinanet_shapes.py', default_hooks=copy.deepcopy(HOOKS))
     det.model.update(teacher_strict=True, skip_nonfinite=False, teacher_precision='bfloat16')
     det.model.distill.cls = dict(
         student_tap='bbox_head.retina_cls', teacher_tap='bbox_head.retina_cls', levels=[0, 1],
@@ -48,7 +49,7 @@ def configs():
     focal.model.distill = dict(backbone=dict(
         tap='backbone', levels=[1, 2], adapter=dict(type='ConvAdapter', kernel_size=3),
         resize=True, loss=copy.deepcopy(AKD)))
-    seg = load('configs/seg/toy/akd-cwd_pspnet_shapes.py', custom_hooks=copy.deepcopy(HOOKS))
+    seg = load('configs/seg/toy/akd-cwd_pspnet_shapes.py', default_hooks=copy.deepcopy(HOOKS))
     return [det, seg, focal, seg, det, load('configs/det/toy/maskd-tokens_retinanet_shapes.py')]
 
 
@@ -134,8 +135,10 @@ def test_mutants_of_real_size(tell):
             model = prepare(MODELS.build(cfg.model), (128, 128), 'cpu')
             data = model.data_preprocessor(make_batch(cfg.default_scope, (128, 128), 2), True)
             model.parse_losses(model(**data, mode='loss'))[0].backward()
+        except ConfigError as error:
+            return error
         except Exception as error:
-            return ConfigError(explain(cfg, error))
+            return ConfigError(f'model: {describe(error)}')
 
     configs = [load(f'configs/{path}.py') for path in (
         'det/retinanet/akd-cwd_retinanet-r101_retinanet-r50_fpn_2x_coco',

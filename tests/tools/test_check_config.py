@@ -65,21 +65,15 @@ def problems(output):
 
 
 BROKEN = {
+    # Ours: each key, with the nearest names.
     'tap': (DET, ['model.distill.fpn.tap=nek'], [
         "model.distill.fpn.tap='nek': the student (RetinaNet) has no such module; did you mean "
         "'neck'?",
         "model.distill.fpn.tap='nek': the teacher (RetinaNet) has no such module; did you mean "
         "'neck'?"]),
-    'argument of a network': (DET, ['model.student.bbox_head.numclasses=6'], [
-        'model.student.bbox_head.numclasses=6: RetinaHead has no such argument; did you mean '
-        "'num_classes'?"]),
     'reference': (DET, ['model.teacher=mmdte::retinanet/retinanet_r101_fpn_2x_coco.py'], [
         "model.teacher='mmdte::retinanet/retinanet_r101_fpn_2x_coco.py': unknown package; did you "
         "mean 'mmdet'"]),
-    'depth': (SEG, ['model.student.backbone.depth=19'], [
-        "model.student.backbone.type='ResNetV1c': KeyError: invalid depth 19"]),
-    'channels inside a network': (DET, ['model.student.neck.in_channels=[8,16,32,65]'], [
-        "model.student: fails on a small image in 'neck.lateral_convs.2.conv': RuntimeError"]),
     'levels': (DET, ['model.student.neck.num_outs=4'], [
         'model.distill.fpn.tap: the student gives 4 maps, the teacher 3']),
     'parts of a loss': (DET, ['model.distill.fpn.loss.criterion.type=ChannelWiseDivergance',
@@ -95,6 +89,17 @@ BROKEN = {
         "'teacher_ckpt'"]),
     'type of the model': (DET, ['model.type=AvatarDistiler'], [
         "model.type='AvatarDistiler': not registered; did you mean 'AvatarDistiller'?"]),
+    'type of a value': (SEG, ['model.distill.logits.loss.criterion=3'], [
+        'model.distill.logits.loss.criterion=3: must be dict']),
+    'published weights': (DET, ['model.teacher_ckpt=auto'], [
+        "model.teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has published"]),
+    'hook': (DET, ['default_hooks.perturbation.mode=linaer'], [
+        "default_hooks.perturbation.mode='linaer': did you mean 'linear'?"]),
+    'task of a hook': (DET, ['default_hooks.perturbation.type=DistillationScheduleHook',
+                             'default_hooks.perturbation.tasks=[fp]'], [
+        "DistillationScheduleHook.tasks=['fp']: the model has no task 'fp'; did you mean 'fpn'?"]),
+    'hook and loop': (SEG, ['default_hooks.perturbation.by_epoch=True'], [
+        'PerturbationHook.by_epoch=True: this training counts iterations']),
     'classes': (SEG, ['model.student.decode_head.num_classes=8'], [
         'model.student.decode_head.num_classes=8: the data set (train_dataloader) has 7 classes; '
         'set 7']),
@@ -104,90 +109,76 @@ BROKEN = {
         'model.student.bbox_head.num_classes=6: the data set (train_dataloader) has 2 classes']),
     'palette': (DET, ['train_dataloader.dataset.metainfo.palette=[[1,2,3]]'], [
         'train_dataloader.dataset.metainfo.palette: 1 colours for 6 classes']),
-    'data set': (DET, ['train_dataloader.dataset.type=CocoDatset'], [
-        "train_dataloader.dataset.type='CocoDatset': not registered; did you mean 'CocoDataset'"]),
-    'transform': (DET, ['train_dataloader.dataset.pipeline.2.scal=3',
-                        'val_dataloader.dataset.pipeline.0.type=LoadImageFromFil'], [
-        'train_dataloader.dataset.pipeline.2.scal=3: Resize has no such argument; did you mean '
-        "'scale'?",
-        "val_dataloader.dataset.pipeline.0.type='LoadImageFromFil': not registered; did you mean "
-        "'LoadImageFromFile'"]),
-    'dataloader': (DET, ['train_dataloader.batchsize=4', 'train_dataloader.sampler.shufle=True',
-                         'train_dataloader.persistent_workers=True'], [
-        "train_dataloader.batchsize=4: a dataloader has no such key; did you mean 'batch_size'",
-        'train_dataloader.sampler.shufle=True: DefaultSampler has no such argument; did you mean '
-        "'shuffle'?",
-        'train_dataloader: ValueError: persistent_workers option needs num_workers > 0']),
-    'evaluator': (DET, ['val_evaluator.metric=bbxo', 'test_evaluator.type=CocoMetrics'], [
-        "val_evaluator.type='CocoMetric': KeyError: metric should be one of 'bbox'",
-        "test_evaluator.type='CocoMetrics': not registered; did you mean 'CocoMetric'"]),
-    'loops': (DET, ['train_cfg.max_epoch=3', 'val_cfg.type=ValLop', 'test_cfg=None'], [
-        "train_cfg.max_epoch=3: EpochBasedTrainLoop has no such argument; did you mean "
-        "'max_epochs'?",
-        "val_cfg.type='ValLop': not registered; did you mean 'ValLoop'?",
-        'test_cfg: missing, but test_dataloader and test_evaluator given']),
-    'optimizer': (DET, ['optim_wrapper.optimizer.typ=Adam', 'optim_wrapper.clip_gard.max_norm=1'],
-                  ["optim_wrapper.optimizer.typ='Adam': AdamW has no such argument; did you mean "
-                   "'type'?",
-                   "optim_wrapper.clip_gard={'max_norm': 1}: OptimWrapper has no such argument; "
-                   "did you mean 'clip_grad'?"]),
-    'learning rate': (SEG, ['optim_wrapper.optimizer.lr=-1'], [
-        'optim_wrapper: ValueError: Invalid learning rate: -1']),
-    'schedulers': (DET, ['param_scheduler.0.start_facter=0.1',
-                         'param_scheduler.1.type=CosineAnealingLR'], [
-        "param_scheduler.0.start_facter=0.1: LinearLR has no such argument; did you mean "
-        "'start_factor'?",
-        "param_scheduler.1.type='CosineAnealingLR': not registered; did you mean "
-        "'CosineAnnealingLR'"]),
-    'hooks': (DET, ['custom_hooks.0.mode=linaer', 'default_hooks.checkpoint.priority=VERY_LO',
-                    'default_hooks.visualization.type=DetVisualizationHok'], [
-        "custom_hooks.PerturbationHook.mode='linaer': did you mean 'linear'?",
-        "default_hooks.checkpoint.priority='VERY_LO': must be 0 to 100 or a name; did you mean "
-        "'VERY_LOW'",
-        "default_hooks.visualization.type='DetVisualizationHok': not registered; did you mean "
-        "'DetVisualizationHook'"]),
-    'task of a hook': (DET, ['custom_hooks.0.type=DistillationScheduleHook',
-                             'custom_hooks.0.tasks=[fp]'], [
-        "custom_hooks.DistillationScheduleHook.tasks=['fp']: the model has no task 'fp'; did you "
-        "mean 'fpn'?"]),
-    'hook and loop': (SEG, ['custom_hooks.0.by_epoch=True'], [
-        'custom_hooks.PerturbationHook.by_epoch=True: this training counts iterations']),
-    'visualizer': (DET, ['visualizer.type=DetLocalVisualiser',
-                         'visualizer.vis_backends.0.type=LocalVisBackand'], [
-        "visualizer.vis_backends.0.type='LocalVisBackand': not registered; did you mean "
-        "'LocalVisBackend'",
-        "visualizer.type='DetLocalVisualiser': not registered; did you mean "
-        "'DetLocalVisualizer'"]),
-    'small keys': (DET, ['randomness.sed=1', 'auto_scale_lr.base_batchsize=3',
-                         'log_processor.by_epochs=True', 'default_scope=mmdte'], [
-        "randomness.sed: no such key; did you mean 'seed'?",
-        "auto_scale_lr.base_batchsize: no such key; did you mean 'base_batch_size'?",
-        "log_processor.by_epochs=True: LogProcessor has no such argument; did you mean "
-        "'by_epoch'?",
-        "default_scope='mmdte': no such package; did you mean 'mmdet'"]),
-    'imports': (DET, ['custom_imports.imports=[mmakdd]'], [
-        "custom_imports.imports=['mmakdd']: cannot import 'mmakdd'"]),
-    'no imports': (DET, ['custom_imports=None'], [
+    'imports': (DET, ['custom_imports=None'], [
         'custom_imports: missing, so the scripts of mmdet and mmseg do not know']),
-    'published weights': (DET, ['model.teacher_ckpt=auto'], [
-        "model.teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has published"]),
+    'scope': (DET, ['default_scope=mmdte'], [
+        "default_scope='mmdte': no such package; did you mean 'mmdet'"]),
     'real detector': (RETINANET, ['model.teacher=mmdet::retinanet/retinanet_r101_fpn_2x_coc.py',
                                   'model.distill.fpn.tap=nek',
-                                  'custom_hooks.0.type=PerturbatonHook'], [
+                                  'default_hooks.perturbation.type=PerturbatonHook'], [
         "model.teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coc.py': mmdet ships no such "
         "config; did you mean 'retinanet/retinanet_r101_fpn_2x_coco.py'",
-        "model.distill.fpn.tap='nek': the student (RetinaNet) has no such module; did you mean "
-        "'neck'?",
-        "custom_hooks.0.type='PerturbatonHook': not registered; did you mean "
+        "default_hooks.perturbation.type='PerturbatonHook': not registered; did you mean "
         "'PerturbationHook'"]),
+    # MMEngine's, mmdet's and mmseg's: the part, the builder's own words, the nearest name.
+    'argument of a network': (DET, ['model.student.bbox_head.numclasses=6'], [
+        "model.student.type='RetinaNet': cannot be built: TypeError: AnchorHead.__init__() got an "
+        "unexpected keyword argument 'numclasses'; did you mean 'num_classes'?"]),
+    'depth': (SEG, ['model.student.backbone.depth=19'], [
+        "model.student.type='EncoderDecoder': cannot be built: KeyError: invalid depth 19"]),
+    'channels inside a network': (DET, ['model.student.neck.in_channels=[8,16,32,65]'], [
+        'model.student: fails on a small image: RuntimeError']),
+    'data set': (DET, ['train_dataloader.dataset.type=CocoDatset'], [
+        'train_dataloader: KeyError: CocoDatset is not in the mmdet::dataset registry; did you '
+        "mean 'CocoDataset'"]),
+    'transform': (DET, ['train_dataloader.dataset.pipeline.2.scal=3',
+                        'val_dataloader.dataset.pipeline.0.type=LoadImageFromFil'], [
+        'train_dataloader: TypeError: Resize.__init__() got an unexpected keyword argument '
+        "'scal'; did you mean 'scale'?",
+        'val_dataloader: KeyError: LoadImageFromFil is not in the mmdet::transform registry; did '
+        "you mean 'LoadImageFromFile'"]),
+    'sampler': (DET, ['train_dataloader.sampler.shufle=True'], [
+        'train_dataloader: TypeError: DefaultSampler.__init__() got an unexpected keyword '
+        "argument 'shufle'; did you mean 'shuffle'?"]),
+    'dataloader': (DET, ['train_dataloader.batchsize=4'], [
+        'train_dataloader: TypeError: DataLoader.__init__() got an unexpected keyword argument '
+        "'batchsize'"]),
+    'evaluator': (DET, ['val_evaluator.metric=bbxo', 'test_evaluator.type=CocoMetrics'], [
+        "val_evaluator: KeyError: metric should be one of 'bbox'",
+        'test_evaluator: KeyError: CocoMetrics is not in the mmdet::metric registry; did you mean '
+        "'CocoMetric'"]),
+    'loops': (DET, ['train_cfg.max_epoch=3', 'val_cfg.type=ValLop'], [
+        'train_cfg: TypeError: EpochBasedTrainLoop.__init__() got an unexpected keyword argument '
+        "'max_epoch'; did you mean 'max_epochs'?",
+        'val_cfg: KeyError: ValLop is not in the mmdet::loop registry; did you mean']),
+    'all or none': (DET, ['val_cfg=None'], [
+        'config: ValueError: val_dataloader, val_cfg, and val_evaluator should be either all']),
+    'optimizer': (SEG, ['optim_wrapper.optimizer.lr=-1'], [
+        'optim_wrapper: ValueError: Invalid learning rate: -1']),
+    'wrapper': (DET, ['optim_wrapper.clip_gard.max_norm=1'], [
+        'optim_wrapper: TypeError: OptimWrapper.__init__() got an unexpected keyword argument '
+        "'clip_gard'; did you mean 'clip_grad'?"]),
+    'scheduler': (DET, ['param_scheduler.1.type=CosineAnealingLR'], [
+        'param_scheduler: KeyError: CosineAnealingLR is not in the']),
+    'hooks of MMEngine': (DET, ['default_hooks.checkpoint.intervall=2',
+                                'default_hooks.visualization.type=DetVisualizationHok'], [
+        "default_hooks.checkpoint: TypeError: got an unexpected keyword argument 'intervall'",
+        "default_hooks.visualization.type='DetVisualizationHok': not registered; did you mean "
+        "'DetVisualizationHook'"]),
+    'visualizer': (DET, ['visualizer.type=DetLocalVisualiser'], [
+        'visualizer: KeyError: DetLocalVisualiser is not in the mmdet::visualizer registry; did '
+        "you mean 'DetLocalVisualizer'"]),
+    'small keys': (DET, ['randomness.sed=1', 'log_processor.by_epochs=True'], [
+        "randomness: TypeError: Runner.set_randomness() got an unexpected keyword argument 'sed'",
+        'log_processor: TypeError: LogProcessor.__init__() got an unexpected keyword argument '
+        "'by_epochs'; did you mean 'by_epoch'?"]),
     'wrong types of values': (SEG, [
-        'model.distill.logits.loss.criterion=3', 'train_dataloader=3', 'optim_wrapper=3',
-        'param_scheduler=3', 'custom_hooks=3', 'default_hooks=3', 'visualizer=3', 'train_cfg=3',
-        'val_evaluator=3', 'log_processor=3', 'randomness=3', 'auto_scale_lr=3'], [
-        f'{key}=3: expected' for key in (
-            'model.distill.logits.loss.criterion', 'train_dataloader', 'optim_wrapper',
-            'param_scheduler', 'custom_hooks', 'default_hooks', 'visualizer', 'train_cfg',
-            'val_evaluator', 'log_processor', 'randomness', 'auto_scale_lr')]),
+        'train_dataloader=3', 'optim_wrapper=3', 'param_scheduler=3', 'custom_hooks=3',
+        'default_hooks=3', 'visualizer=3', 'train_cfg=3', 'val_evaluator=3', 'log_processor=3',
+        'randomness=3', 'auto_scale_lr=3'], [
+        f'{key}: ' for key in (
+            'train_dataloader', 'optim_wrapper', 'custom_hooks', 'default_hooks', 'visualizer',
+            'train_cfg', 'val_evaluator', 'log_processor', 'randomness', 'auto_scale_lr')]),
 }
 
 
@@ -204,27 +195,14 @@ def test_each_problem_names_its_key_and_what_would_be_right(check, config, optio
 def test_problems_everywhere_are_reported_together(check, child):
     # In the model, in the data, in the schedule, in a hook, and a misspelt key.
     path = child(DET, "custom_hook = [dict(type='EMAHook')]", """model = dict(
-        student=dict(backbone=dict(type='ResNett')), teacher_precision='float8',
-        distill=dict(fpn=dict(loss=dict(num_avatars=0))))""",
+        student=dict(backbone=dict(type='ResNett')), teacher_precision='float8')""",
                  "val_dataloader = dict(dataset=dict(typ='CocoDataset'))",
                  "optim_wrapper = dict(optimizer=dict(type='AdamX'))")
     status, output = check(path, "default_hooks.logger.type='LogerHook'")
     assert status == 1
-    starts = [problem.split('=')[0].split(':')[0] for problem in problems(output)]
-    assert starts == ['custom_hook', 'model.student.backbone.type', 'model.teacher_precision',
-                      'model.distill.fpn.loss.num_avatars', 'val_dataloader.dataset.typ',
-                      'optim_wrapper.optimizer.type', 'default_hooks.logger.type']
-
-
-def test_wrong_task_leaves_the_others_in_the_report(check):
-    status, output = check(
-        DET, 'model.distill.head.tap=bbox_head.retina_regg',
-        'model.distill.head.loss.type=FeatureMSELoss')
-    assert status == 1
-    assert [problem.split(" or '")[0] for problem in problems(output)] == [
-        f"model.distill.head.tap='bbox_head.retina_regg': the {side} (RetinaNet) has no such "
-        "module; did you mean 'bbox_head.retina_reg'" for side in ('student', 'teacher')]
-    assert 'Task fpn at neck' in output and 'Task head' not in output
+    starts = [problem.split('=')[0].split(': ')[0] for problem in problems(output)]
+    assert starts == ['custom_hook', 'model.student.type', 'model.teacher_precision',
+                      'val_dataloader', 'optim_wrapper', 'default_hooks.logger.type']
 
 
 @pytest.mark.parametrize(('misspelt', 'right'), [
@@ -234,17 +212,8 @@ def test_wrong_task_leaves_the_others_in_the_report(check):
 def test_misspelt_top_level_key(check, child, misspelt, right):
     status, output = check(child(DET, f'{misspelt} = dict(a=1)'))
     assert status == 1
-    assert problems(output) == [f'{misspelt}: the Runner does not know this key and would pass it '
-                                f'over; did you mean {right!r}?']
-
-
-def test_the_check_goes_on_with_what_a_misspelt_key_stands_for(check, child):
-    cfg = Config.fromfile(DET)
-    lines = [f'modle = {cfg.model.to_dict()!r}', 'model = None']
-    status, output = check(child(DET, *lines), 'modle.distill.fpn.tap=nek')
-    assert status == 1
-    assert problems(output)[0].startswith('modle: ')
-    assert "model.distill.fpn.tap='nek'" in problems(output)[1]
+    assert problems(output) == [f'{misspelt}: the Runner does not know this key and ignores it; '
+                                f'did you mean {right!r}?']
 
 
 def test_own_variables_are_no_problem(check, child):
@@ -253,11 +222,10 @@ def test_own_variables_are_no_problem(check, child):
 
 
 @pytest.mark.parametrize(('text', 'expected'), [
-    ('a = dict(b=1\n', "child.py, line 1: SyntaxError: '(' was never closed"),
-    ('a = 1\nb = foo\n', "child.py, line 2: NameError: name 'foo' is not defined"),
-    ("_base_ = 'chidl2.py'\n",
-     "_base_='chidl2.py': named by child.py, no such file; did you mean 'child2.py'"),
-    ('raise SystemExit\n', 'child.py, line 1: SystemExit'),
+    ('a = dict(b=1\n', "config='child.py': SyntaxError: '(' was never closed"),
+    ('a = 1\nb = foo\n', "config='child.py': NameError: name 'foo' is not defined"),
+    ("_base_ = 'chidl2.py'\n", 'chidl2.py'),
+    ("custom_imports = dict(imports=['mmakdd'])\n", 'ImportError: Failed to import'),
 ])
 def test_unreadable_config_is_one_line(check, workspace, text, expected):
     (workspace / 'child.py').write_text(text)
@@ -449,11 +417,39 @@ def test_top_level_preprocessor_reaches_the_model_as_in_the_runner(check, child)
         DET, "data_preprocessor = dict(type='DetDataPreprocesor')",
         "model = dict(_delete_=True, type='RetinaNet', backbone=dict(type='ResNet', depth=18), "
         "neck=None, bbox_head=dict(type='RetinaHead', num_classes=6, in_channels=512))",
-        'custom_hooks = []'))
+        'default_hooks = dict(perturbation=None)'))
     assert status == 1
-    assert [problem.split(' or ')[0] for problem in problems(output)] == [
-        "model.data_preprocessor.type='DetDataPreprocesor': not registered; did you mean "
+    assert [problem.split(' or ')[0].rstrip('?') for problem in problems(output)] == [
+        'model: KeyError: DetDataPreprocesor is not in the mmdet::model registry; did you mean '
         "'DetDataPreprocessor'"]
+
+
+def test_what_differs_from_the_students_own_config_is_listed(check, workspace):
+    from mmakd.utils.references import find_config
+    base = find_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
+    path = workspace / 'mine.py'
+    path.write_text(f"""_base_ = {str(base)!r}
+custom_imports = dict(imports=['mmakd'], allow_failed_imports=False)
+model = dict(_delete_=True, type='AvatarDistiller',
+    student='mmdet::yolox/yolox_tiny_8xb8-300e_coco.py',
+    teacher='mmdet::yolox/yolox_s_8xb8-300e_coco.py', teacher_ckpt=None,
+    distill=dict(fpn=dict(tap='neck', loss=dict(type='PKDLoss'))))
+""")
+    status, output = check(path)
+    assert status == 0 and "Different from the student's own config" not in output
+    with path.open('a') as file:
+        file.write("""custom_hooks = [dict(type='EMAHook')]
+optim_wrapper = dict(optimizer=dict(lr=0.02))
+train_dataloader = dict(batch_size=4)
+""")
+    status, output = check(path)
+    assert status == 0
+    rows = [' '.join(line.split()) for line in output.splitlines()]
+    title = rows.index("Different from the student's own config:")
+    assert 'optim_wrapper.optimizer.lr 0.01 0.02' in rows[title:]
+    assert 'train_dataloader.batch_size 8 4' in rows[title:]
+    lost = [row for row in rows[title:] if row.startswith('hooks ')]
+    assert len(lost) == 2 and 'YOLOXModeSwitchHook' in lost[0] and 'SyncNormHook' in lost[1]
 
 
 def test_download_is_tried_where_it_is_allowed(check):

@@ -4,8 +4,9 @@ from mmengine.config import ConfigDict
 from mmengine.registry import HOOKS, MODELS
 
 import mmakd  # noqa: F401
-from mmakd.losses import ChannelWiseDivergence
-from mmakd.utils.build import build, find_type, known_arguments, unknown_arguments
+from mmakd.hooks import DistillationScheduleHook
+from mmakd.losses import ChannelWiseDivergence, UncertaintyFeatureLoss
+from mmakd.utils.build import build, find_type, wrong_types
 from mmakd.utils.errors import ConfigError, ConfigProblems, suggest
 
 
@@ -65,6 +66,15 @@ def test_no_problem_raises_nothing_and_other_errors_pass():
     assert problems.problems == []
 
 
+def test_attempt_notes_any_error_under_its_key():
+    problems = ConfigProblems()
+    with problems.attempt('a.b'):
+        raise ConfigError(['=3: wrong', 'c=4: wrong'])
+    with problems.attempt('d'):
+        raise KeyError('missing')
+    assert problems.problems == ['a.b=3: wrong', 'a.b.c=4: wrong', 'd: KeyError: missing']
+
+
 @pytest.mark.parametrize('name, expected', [
     ('linaer', "did you mean 'linear'?"),
     ('consine', "did you mean 'cosine' or 'constant'?"),  # the nearest first
@@ -115,7 +125,7 @@ def test_build_takes_a_class_and_arguments_it_cannot_check():
      "tao=1: ChannelWiseDivergence has no such argument; did you mean 'tau'?"),
     (dict(type='ChannelWiseDivergence', tau=0), 'tau=0: must be a number > 0, e.g. 1.0'),
     (dict(type='Picky'), "type='Picky': "),
-    *((dict(type='Picky', error=error('too loud')), "type='Picky': too loud")
+    *((dict(type='Picky', error=error('too loud')), f"type='Picky': {error.__name__}: too loud")
       for error in (AssertionError, TypeError, ValueError)),
 ])
 def test_build_names_what_is_wrong(cfg, message):
@@ -130,37 +140,28 @@ def test_build_reports_all_unknown_arguments():
     assert [problem.split(':')[0] for problem in caught.value.problems] == ['tao=1', 'weight=2']
 
 
-class Base:
-
-    def __init__(self, size, *, colour=None):
-        pass
-
-
-class HandsOn(Base):
-
-    def __init__(self, weight, **kwargs):
-        super().__init__(**kwargs)
+def test_arguments_are_shown_briefly():
+    with pytest.raises(ConfigError) as caught:
+        build(dict(type='ChannelWiseDivergence', tao=list(range(100))))
+    assert len(caught.value.problems[0].split(':')[0]) < 80
 
 
-@pytest.mark.parametrize('found, expected', [
-    (Base, {'size', 'colour'}),
-    (HandsOn, {'weight', 'size', 'colour'}),
-    (TakesAnything, None),
-    (suggest, {'name', 'valid'}),
+@pytest.mark.parametrize(('cfg', 'expected'), [
+    (dict(perturb='False'), ["perturb='False': must be bool"]),
+    (dict(num_avatars=True), ['num_avatars=True: must be int']),
+    (dict(num_avatars='4', perturb=1), [
+        "num_avatars='4': must be int", 'perturb=1: must be bool']),
+    (dict(loss_weight=2, uncertainty=None, criterion=dict(type='PKDLoss')), []),
+    (dict(level=None), ['level=None: must be int']),
 ])
-def test_known_arguments(found, expected):
-    assert known_arguments(found) == expected
+def test_wrong_types(cfg, expected):
+    assert wrong_types(cfg, UncertaintyFeatureLoss) == expected
 
 
-def test_unknown_arguments_are_shown_briefly():
-    cfg = dict(type='HandsOn', weight=1, colours=list(range(100)), sise=3)
-    problems = unknown_arguments(cfg, HandsOn)
-    assert [problem.split(': ')[1] for problem in problems] == [
-        "HandsOn has no such argument; did you mean 'colour'?",
-        "HandsOn has no such argument; did you mean 'size'?"]
-    assert len(problems[0].split(':')[0]) < 80
-    # What the program gives is no suggestion to the user.
-    assert "'weight'" not in unknown_arguments(dict(type='HandsOn', x=1), HandsOn, ['weight'])[0]
+def test_wrong_types_of_lists():
+    assert wrong_types(dict(tasks=['a', 3]), DistillationScheduleHook) == [
+        "tasks=['a', 3]: must be Sequence[str] | None"]
+    assert wrong_types(dict(tasks=('a', )), DistillationScheduleHook) == []
 
 
 def test_find_type_looks_in_the_registry_it_is_given():

@@ -1,0 +1,58 @@
+"""Misspelt top-level keys, which the Runner ignores in silence."""
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Iterable
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..utils.errors import ConfigProblems, suggest
+
+KEYS = [*(key for key in inspect.signature(Runner.__init__).parameters
+          if key not in ('self', 'cfg')),
+        'compile', 'custom_imports', 'model_wrapper_cfg', 'runner_type', 'sync_bn']
+_SCOPES = ('mmdet', 'mmseg')
+# So that a user's own variables, such as train_pipeline, stay below it.
+_NEAR = 0.85
+
+
+def check_keys(cfg: Config, problems: ConfigProblems) -> None:
+    """Check the top-level keys; those far from any that the Runner knows are a user's variables.
+
+    Args:
+        cfg (Config): The config.
+        problems (ConfigProblems): Takes what is wrong.
+    """
+    for key, value in cfg.items():
+        right = nearest_key(key, KEYS)
+        # A number or a string by such a name is a user's variable.
+        if right and (isinstance(value, (dict, list)) or right in ('load_from', 'resume')):
+            problems.add(f'{key}: the Runner does not know this key and ignores it; did you mean '
+                         f'{right!r}?')
+    scope = cfg.get('default_scope')
+    if not isinstance(scope, str) or importlib.util.find_spec(scope) is None:
+        problems.add(f'default_scope={scope!r}: no such package; {suggest(scope, _SCOPES)}')
+
+
+def nearest_key(key: str, valid: Iterable[str]) -> str | None:
+    """Find the key that a misspelt one stands for.
+
+    Args:
+        key (str): The key.
+        valid (Iterable[str]): The right keys.
+
+    Returns:
+        str | None: The right key; None where ``key`` is right, or too far from any.
+    """
+    valid = list(valid)
+    if key in valid or any(key.startswith(f'{right}_') for right in valid):
+        return None
+    for right in valid:
+        # Two letters swapped weigh much in a short name.
+        if sorted(key.lower()) == sorted(right):
+            return right
+    near = difflib.get_close_matches(key.lower(), valid, n=1, cutoff=_NEAR)
+    return near[0] if near else None

@@ -1,0 +1,213 @@
+"""Building the parts of a config, each by MMEngine's own builder and each error under its key."""
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import logging
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, HOOKS, MODELS, init_default_scope
+from mmengine.runner import Runner, get_priority
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..utils.build import build, check_arguments, find_type
+from ..utils.errors import ConfigError, ConfigProblems, describe
+from ..utils.rng import preserve_rng
+from .keys import check_keys
+
+SPLITS = ('train', 'val', 'test')
+# Arguments with which a metric reads or writes files when it is built.
+_FILES = ('ann_file', 'output_dir')
+
+
+@dataclass
+class Parts:
+    """What could be built of a config.
+
+    Attributes:
+        model (nn.Module, optional): The model.
+        runner (Runner, optional): A Runner that has not trained, with loops, optimizer and hooks.
+        metainfo (dict[str, dict]): That of each split's dataset.
+    """
+
+    model: nn.Module | None = None
+    runner: Runner | None = None
+    metainfo: dict[str, dict] = field(default_factory=dict)
+
+
+def build_parts(cfg: Config, problems: ConfigProblems, read_data: bool) -> Parts:
+    """Build what a config names, without training.
+
+    Our own components check their keys one by one and report all problems at once. What belongs
+    to MMEngine, mmdet or mmseg is built by their builders, whose own words are reported.
+
+    Args:
+        cfg (Config): The config.
+        problems (ConfigProblems): Takes what is wrong.
+        read_data (bool): Whether to build the dataloaders, which read all annotations. Otherwise
+            a dataset is built without reading, and a loader of numbers takes its place.
+
+    Returns:
+        Parts: What could be built.
+    """
+    parts = Parts()
+    check_keys(cfg, problems)
+    if any(problem.startswith('default_scope') for problem in problems.problems):
+        return parts
+    with quiet(), preserve_rng(), tempfile.TemporaryDirectory() as folder:
+        init_default_scope(cfg.default_scope)
+        parts.model = _build_model(cfg, problems)
+        data = {f'{split}_dataloader': _build_data(cfg, split, parts, problems, read_data)
+                for split in SPLITS}
+        loops = {f'{split}_cfg': cfg.get(f'{split}_cfg') for split in SPLITS}
+        evaluators = {f'{split}_evaluator': cfg.get(f'{split}_evaluator') and Evaluator([])
+                      for split in SPLITS[1:]}
+        with problems.attempt('config'):
+            parts.runner = Runner(
+                nn.Identity(), folder, **data, **loops, **evaluators, cfg=cfg,
+                optim_wrapper=cfg.get('optim_wrapper'), default_scope=cfg.default_scope,
+                experiment_name=f'check_{uuid.uuid4().hex}', log_level='CRITICAL')
+            parts.runner.model = parts.model or nn.Linear(1, 1)
+            _build_training(cfg, parts.runner, problems)
+            _build_hooks(cfg, parts.runner, problems, parts.model is not None)
+    return parts
+
+
+def _build_model(cfg: Config, problems: ConfigProblems) -> nn.Module | None:
+    wanted = copy.deepcopy(cfg.get('model'))
+    if isinstance(wanted, dict) and cfg.get('data_preprocessor') is not None:
+        wanted.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    with problems.under('model'):
+        check_arguments(wanted, find_type(wanted))
+        try:
+            return MODELS.build(wanted)
+        except ConfigError as error:
+            problems.problems += error.problems  # with the whole key
+        except Exception as error:
+            raise ConfigError(f': {describe(error)}') from error
+    return None
+
+
+def _build_data(cfg: Config, split: str, parts: Parts, problems: ConfigProblems, read_data: bool
+                ) -> DataLoader | None:
+    """Build a split's metrics, and its dataloader or only its dataset."""
+    metrics = cfg.get(f'{split}_evaluator')
+    if metrics is not None and (split != 'test' or metrics != cfg.get('val_evaluator')):
+        with problems.attempt(f'{split}_evaluator'):
+            if isinstance(metrics, dict):
+                metrics = metrics.get('metrics', metrics)
+            Evaluator(_without_files(metrics))
+    key, loader = f'{split}_dataloader', cfg.get(f'{split}_dataloader')
+    if loader is None:
+        return None
+    # Longer than any warm-up.
+    built: Any = DataLoader(range(10**6))  # type: ignore[arg-type]
+    if split == 'test' and loader == cfg.get('val_dataloader'):
+        return built
+    with problems.attempt(key):
+        if read_data:
+            built = Runner.build_dataloader(loader, seed=0)
+            parts.metainfo[split] = getattr(built.dataset, 'metainfo', {})
+            return built
+        dataset = loader['dataset']
+        while 'dataset' in dataset or 'datasets' in dataset:  # a wrapper counts images when built
+            dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+        with problems.attempt(f'{key}.dataset'):
+            try:
+                parts.metainfo[split] = build({**dataset, 'lazy_init': True}, DATASETS).metainfo
+            except OSError as error:
+                problems.warn(f'{key}.dataset: not checked, it needs a file ({describe(error)})')
+    return built
+
+
+def _without_files(metrics: Any) -> list[dict]:
+    return [{key: value for key, value in metric.items() if key not in _FILES}
+            for metric in (metrics if isinstance(metrics, (list, tuple)) else [metrics])]
+
+
+def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> None:
+    """Build loops, optimizer and schedules in the order of ``Runner.train``."""
+    built = []
+    for split in SPLITS:
+        with problems.attempt(f'{split}_cfg'):
+            built.append(getattr(runner, f'{split}_loop'))
+    wanted = cfg.get('optim_wrapper')
+    if isinstance(wanted, dict) and wanted.get('type') == 'AmpOptimWrapper' and (
+            get_device() == 'cpu'):
+        # It cannot be built without an accelerator, and may be meant for another machine.
+        wanted = {key: value for key, value in wanted.items()
+                  if key not in ('type', 'loss_scale', 'dtype', 'use_fsdp')}
+    with problems.attempt('optim_wrapper'):
+        if wanted is not None:
+            runner.optim_wrapper = runner.build_optim_wrapper({'type': 'OptimWrapper', **wanted})
+            with problems.attempt('param_scheduler'):
+                if len(built) == len(SPLITS):  # they ask the training loop
+                    runner.build_param_scheduler(cfg.get('param_scheduler') or [])
+            with problems.attempt('auto_scale_lr'):
+                runner.scale_lr(runner.optim_wrapper, cfg.get('auto_scale_lr'))
+    with problems.attempt('log_processor'):
+        runner.build_log_processor(cfg.get('log_processor') or {})
+    with problems.attempt('randomness'):
+        if cfg.get('randomness') is not None:
+            runner.set_randomness(**cfg.randomness)
+
+
+def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, has_model: bool) -> None:
+    """Build visualizer and hooks, and have those of ours look at model and training."""
+    with problems.attempt('visualizer'):
+        visualizer = cfg.get('visualizer') or dict(type='Visualizer')
+        # A name of its own: MMEngine would give the Runner of the training the same object.
+        runner.visualizer = runner.build_visualizer({**visualizer, 'name': runner.experiment_name})
+    hooks: dict[str, Any] = {}
+    with problems.attempt('default_hooks'):
+        hooks |= {f'default_hooks.{name}': hook
+                  for name, hook in (cfg.get('default_hooks') or {}).items() if hook is not None}
+    with problems.attempt('custom_hooks'):
+        hooks |= {f'custom_hooks.{i}': hook
+                  for i, hook in enumerate(cfg.get('custom_hooks') or ())}
+    for key, hook_cfg in hooks.items():
+        with problems.attempt(key):
+            hook = hook_cfg
+            if not isinstance(hook, Hook):
+                hook = build({name: value for name, value in hook_cfg.items()
+                              if name != 'priority'}, HOOKS)
+                if 'priority' in hook_cfg:
+                    get_priority(hook_cfg['priority'])
+            if isinstance(hook, CheckpointHook):
+                # What it does not know itself it hands on when it saves, an epoch later.
+                inspect.signature(runner.save_checkpoint).bind_partial(**hook.args)
+            runner.hooks.append(hook)
+    for hook in runner.hooks:
+        if has_model and type(hook).__module__.startswith('mmakd.'):
+            with problems.attempt(type(hook).__name__):
+                try:
+                    hook.before_run(runner)
+                except ConfigError as error:
+                    problems.problems += error.problems  # with the hook's name
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the remarks of what is built in the block."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)
