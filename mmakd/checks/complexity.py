@@ -84,7 +84,7 @@ def measure_teaching(model: AvatarDistiller, size: tuple[int, int]) -> int:
     Returns:
         int: FLOPs of the teacher as far as its deepest tap.
     """
-    return count_flops(model.teacher, dense_taps(model.teacher, model._taps.values()), size)
+    return count_flops(model.teacher, dense_taps(model.teacher, model.taps.values()), size)
 
 
 @torch.no_grad()

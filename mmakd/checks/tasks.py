@@ -66,11 +66,11 @@ def summarize_tasks(model: AvatarDistiller) -> list[TaskSummary]:
     Returns:
         list[TaskSummary]: Its tasks, with shapes from a dry run on a small image.
     """
-    maps = dry_run(model.student, model.teacher, model._taps, ConfigProblems())
+    maps = dry_run(model.student, model.teacher, model.taps, ConfigProblems())
     summaries = []
     tasks = cast(Mapping[str, DistillTask], model.distiller)
     for name, task in tasks.items():
-        pair = model._taps[name]
+        pair = model.taps[name]
         summaries.append(TaskSummary(name, pair.student, pair.teacher,
                                      describe_loss(task.losses[0]), task.loss_weight,
                                      _summarize_levels(task, *maps[name])))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distillers import AvatarDistiller, MaskTokenLearner
-from ..distillers.checkpoint import load_teacher_checkpoint
+from ..distillers.teacher import load_teacher_checkpoint
 from ..losses import MasKDLoss
 from ..utils.checkpoint import is_address, local_path, read_checkpoint
 from ..utils.errors import ConfigError
@@ -27,7 +27,7 @@ def check_weights(model: AvatarDistiller | MaskTokenLearner, findings: Findings,
         tuple[str, dict[str, Any]]: Where the weights come from, and ``classes`` and ``palette``
         of the data set that the checkpoint names.
     """
-    checkpoint = model._teacher.checkpoint
+    checkpoint = model.frozen_teacher.checkpoint
     if checkpoint is None:
         findings.warn('model.teacher_ckpt=None: the teacher keeps random weights; name a '
                       'checkpoint')
@@ -75,7 +75,7 @@ def check_tokens(model: AvatarDistiller, findings: Findings, download: bool) -> 
 
 
 def _loads_in_part(model: AvatarDistiller | MaskTokenLearner, checkpoint: str) -> bool:
-    if model._teacher.strict:
+    if model.frozen_teacher.strict:
         return False
     try:
         load_teacher_checkpoint(model.teacher, checkpoint, strict=False)
