@@ -150,7 +150,7 @@ def _teacher_forward(variants: Variants, ours: Any, batch: dict) -> Step:
     """Run the teacher as it comes, in float32, as one would without thinking of its speed."""
     teacher = variants.teacher()
     data = ours.data_preprocessor(batch, True)
-    taps = {pair.teacher for pair in ours._taps.values()}
+    taps = {pair.teacher for pair in ours.taps.values()}
 
     @torch.no_grad()
     def step() -> None:

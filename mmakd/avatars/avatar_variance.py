@@ -1,18 +1,21 @@
 """sigma: how far the Avatars spread about the teacher's feature."""
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import ConfigProblems, check_numbers, is_number
 from .perturbation import Perturbation
+from .uncertainty import Uncertainty
+
+_STATE = ('running_variance', 'running_weight')
 
 
 @MODELS.register_module()
-class AvatarVariance(nn.Module):
+class AvatarVariance(Uncertainty):
     """Weights the channels of one map by the uncertainty of its Avatars (arXiv 2305.02722).
 
     ``u(x) = E_k[(A_k - T)^2]``, ``sigma^2 = E_x[u(x)]``: per channel, averaged over the batch, its
@@ -32,23 +35,26 @@ class AvatarVariance(nn.Module):
         eps (float): The least ``sigma^2``: with ``rescale`` a fraction of its mean over channels,
             so that the scale of the features has no influence; without, as it is. Defaults to
             1e-6.
+        channels (int, optional): Channels of the map; found by the distiller. Defaults to None,
+            those of the first map.
 
     Raises:
-        ConfigError: If ``momentum`` is outside (0, 1], ``estimator`` is unknown or ``eps`` is
-            negative.
+        ConfigError: If an argument is wrong.
     """
 
     running_variance: Tensor
     running_weight: Tensor
 
     def __init__(self, momentum: float = 0.1, estimator: str = 'closed_form',
-                 rescale: bool = True, eps: float = 1e-6) -> None:
+                 rescale: bool = True, eps: float = 1e-6, channels: int | None = None) -> None:
         super().__init__()
         problems = ConfigProblems()
         if not is_number(momentum) or not 0 < momentum <= 1:
             problems.add(f'momentum={momentum!r}: must be a number in (0, 1], e.g. 0.1')
         if estimator not in ('closed_form', 'sampled'):
             problems.add(f"estimator={estimator!r}: must be 'closed_form' or 'sampled'")
+        if channels is not None and (type(channels) is not int or channels < 1):
+            problems.add(f'channels={channels!r}: must be None or an integer >= 1')
         with problems.under(''):
             check_numbers(not_negative=dict(eps=eps))
         problems.raise_if_any()
@@ -56,87 +62,105 @@ class AvatarVariance(nn.Module):
         self.estimator = estimator
         self.rescale = rescale
         self.eps = eps
-        # Empty until the first map shows the number of channels.
-        self.register_buffer('running_variance', torch.zeros(0))
-        self.register_buffer('running_weight', torch.zeros(()))
+        state = torch.zeros(channels or 0), torch.zeros(())
+        for name, value in zip(_STATE, state):
+            # Buffers of a size that is found later would not be those of a copy (EMA) made before.
+            if channels:
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+        self._factor = torch.tensor(torch.nan)
 
     @property
     def sigma(self) -> Tensor:
         """Tensor: The running sigma (1, C, 1, 1); NaN before the first training batch."""
         return self._floored(self.running_variance / self.running_weight).sqrt().view(1, -1, 1, 1)
 
-    def forward(self, feature: Tensor, perturbation: Perturbation,
-                avatars: Sequence[Tensor] = ()) -> Callable[[Tensor], Tensor]:
-        """Update sigma by a batch (in train mode only) and give the division by it.
+    @torch.no_grad()
+    def update(self, feature: Tensor, perturbation: Perturbation | None,
+               avatars: Sequence[Tensor] = ()) -> None:
+        """Take a batch into the running average; see :meth:`Uncertainty.update`.
+
+        A batch that is not finite, or without any position (as of RoIs), leaves it as it is.
 
         Args:
             feature (Tensor): Teacher map (N, C, H, W), float32.
-            perturbation (Perturbation): What makes the Avatars.
+            perturbation (Perturbation | None): What makes the Avatars; needed by
+                ``'closed_form'`` only.
             avatars (Sequence[Tensor]): The Avatars of the feature; needed by ``'sampled'`` only.
                 Defaults to ().
-
-        Returns:
-            Callable: From a map (N, C, H, W) to the map divided by sigma.
 
         Raises:
             ValueError: If the perturbation has no closed form and the estimator asks for it.
         """
-        with torch.no_grad():
-            variance, square, count = self._batch_statistics(feature, perturbation, avatars)
-            if self.running_variance.numel() == 0:
-                self.running_variance = torch.zeros_like(variance)
-            if self.training:
-                # A batch without a position, as of RoIs, has nothing to say.
-                momentum = torch.where(count > 0, self.momentum, 0.0)
-                self.running_variance.lerp_(variance, momentum)
-                self.running_weight.lerp_(torch.ones_like(self.running_weight), momentum)
-                variance = self.running_variance / self.running_weight
-            else:
-                # Before the first training batch there is only this one to go by.
-                variance = torch.where(self.running_weight > 0,
-                                       self.running_variance / self.running_weight, variance)
-            weight = _safe_rsqrt(self._floored(variance))
-            if self.rescale:
-                weight = weight * _safe_rsqrt((square * weight.square()).mean())
-            weight = weight.view(1, -1, 1, 1)
-        return weight.mul
+        sums = self._sums(feature, perturbation, avatars)
+        if self.training:
+            all_reduce(sums)
+        variance, square = (sums[:-1] / sums[-1].clamp(min=1)).view(2, -1)
+        if not self.running_variance.numel():
+            self.running_variance = torch.zeros_like(variance)
+        if not self._buffers:
+            self.running_variance, self.running_weight = (
+                getattr(self, name).to(variance.device) for name in _STATE)
+        if self.training:
+            # Decided on the device, so that the host does not wait for it.
+            is_usable = (sums[-1] > 0) & sums.isfinite().all()
+            momentum = torch.where(is_usable, self.momentum, 0.0)
+            variance = torch.where(is_usable, variance, self.running_variance)
+            self.running_variance.lerp_(variance, momentum)
+            self.running_weight.lerp_(torch.ones_like(self.running_weight), momentum)
+            variance = self.running_variance / self.running_weight
+        else:
+            # Before the first training batch there is only this one to go by.
+            variance = torch.where(self.running_weight > 0,
+                                   self.running_variance / self.running_weight, variance)
+        factor = _safe_rsqrt(self._floored(variance))
+        if self.rescale:
+            factor = factor * _safe_rsqrt((square * factor.square()).mean())
+        self._factor = factor.view(1, -1, 1, 1)
+
+    def scale(self, feature: Tensor) -> Tensor:
+        """Divide a map by sigma, and rescale it; see :meth:`Uncertainty.scale`."""
+        return feature * self._factor
 
     def _floored(self, variance: Tensor) -> Tensor:
         return torch.maximum(variance, self.eps * (
             variance.mean() if self.rescale else variance.new_ones(())))
 
-    def _batch_statistics(self, feature: Tensor, perturbation: Perturbation,
-                          avatars: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Average ``u`` and ``T^2`` per channel over batch and ranks, and count positions."""
+    def _sums(self, feature: Tensor, perturbation: Perturbation | None,
+              avatars: Sequence[Tensor]) -> Tensor:
+        """Sum ``u`` and ``T^2`` per channel, and count positions, since ranks' maps vary in size.
+
+        Returns:
+            Tensor: (2 C + 1,).
+        """
         if self.estimator == 'sampled':
             spread = torch.zeros_like(feature)
             for avatar in avatars:
                 spread += (avatar - feature).square_() / len(avatars)
         else:
-            closed_form = perturbation.variance(feature)
+            closed_form = perturbation and perturbation.variance(feature)
             if closed_form is None:
                 raise ValueError(f'{type(perturbation).__name__} has no closed form; '
                                  "set uncertainty.estimator='sampled'")
             spread = closed_form
-        spread = spread.expand_as(feature)
-        # Sums, since ranks hold maps of unlike sizes.
-        total = torch.cat([spread.sum((0, 2, 3)), feature.square().sum((0, 2, 3)),
-                           feature.new_tensor([feature.numel() / feature.size(1)])])
-        if self.training:
-            all_reduce(total)
-        variance, square = (total[:-1] / total[-1].clamp(min=1)).view(2, -1)
-        return variance, square, total[-1]
+        positions = feature.new_full((1, ), feature.numel() / feature.size(1))
+        return torch.cat([spread.expand_as(feature).sum((0, 2, 3)),
+                          feature.square().sum((0, 2, 3)), positions])
 
-    def reset(self) -> None:
-        """Forget every batch."""
-        self.running_variance = self.running_variance.new_zeros(0)
-        self.running_weight.zero_()
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str,
+                            keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self._buffers and self.running_variance.numel():
+            destination.update({f'{prefix}{name}': getattr(self, name) for name in _STATE})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        loaded = state_dict.get(f'{prefix}running_variance')
-        if loaded is not None and self.running_variance.numel() == 0:
-            self.running_variance = self.running_variance.new_zeros(loaded.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self._buffers:
+            super()._load_from_state_dict(state_dict, prefix, *args)
+            return
+        for name in _STATE:
+            if f'{prefix}{name}' in state_dict:
+                setattr(self, name, state_dict[f'{prefix}{name}'].clone())
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(model)``."""

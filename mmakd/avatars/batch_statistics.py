@@ -1,17 +1,17 @@
 """Standardisation by batch statistics, as the authors released it."""
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import check_numbers
 from .perturbation import Perturbation
+from .uncertainty import Uncertainty
 
 
 @MODELS.register_module()
-class BatchStatistics(nn.Module):
+class BatchStatistics(Uncertainty):
     """Standardises the student and each Avatar by its own batch statistics ("released code").
 
     The authors' published code computes no sigma: an affine-free BatchNorm in train mode brings
@@ -30,18 +30,14 @@ class BatchStatistics(nn.Module):
         check_numbers(positive=dict(eps=eps))
         self.eps = eps
 
-    def forward(self, feature: Tensor, perturbation: Perturbation | None = None,
-                avatars: Sequence[Tensor] = ()) -> Callable[[Tensor], Tensor]:
-        """Give the standardisation; the arguments are not needed, see :class:`AvatarVariance`.
+    def update(self, feature: Tensor, perturbation: Perturbation | None = None,
+               avatars: Sequence[Tensor] = ()) -> None:
+        """Do nothing: each map has its own statistics."""
 
-        Args:
-            feature (Tensor): Teacher map (N, C, H, W).
-            perturbation (Perturbation, optional): What makes the Avatars. Defaults to None.
-            avatars (Sequence[Tensor]): Avatars of the feature. Defaults to ().
+    def scale(self, feature: Tensor) -> Tensor:
+        """Standardise a map; see :meth:`Uncertainty.scale`.
 
-        Returns:
-            Callable: From a map (N, C, H, W) to its standardised map; raises ValueError for
-            maps of one value a channel, which have no variance.
+        Raises:
+            ValueError: If it has one value a channel, and so no variance.
         """
-        return partial(F.batch_norm, running_mean=None, running_var=None, training=True,
-                       eps=self.eps)
+        return F.batch_norm(feature, None, None, training=True, eps=self.eps)

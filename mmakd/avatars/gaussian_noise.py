@@ -29,7 +29,7 @@ class GaussianNoisePerturbation(Perturbation):
 
     def variance(self, feature: Tensor) -> Tensor:
         """Compute ``s^2``, shape (N, C, 1, 1) if relative; see :meth:`Perturbation.variance`."""
-        variance = feature.new_tensor((self.std * self.strength)**2)
+        variance = feature.new_full((), (self.std * self.strength)**2)
         if not self.relative:
             return variance.expand((1, ) * feature.dim())
         square = feature.square()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distillers import AvatarDistiller, MaskTokenLearner
-from ..distillers.checkpoint import load_teacher_checkpoint
+from ..distillers.teacher import load_teacher_checkpoint
 from ..losses import MasKDLoss
 from ..utils.checkpoint import is_address, local_path, read_checkpoint
 from ..utils.errors import ConfigError, ConfigProblems

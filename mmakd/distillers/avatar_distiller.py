@@ -63,7 +63,9 @@ class AvatarDistiller(BaseModel):
 
     Attributes:
         student (BaseModel): The plain student.
-        teacher (nn.Module): The frozen teacher.
+        teacher (nn.Module): The frozen teacher network.
+        frozen_teacher (Teacher): It with its checkpoint and precision.
+        taps (dict[str, TapPair]): Where each task taps the two.
         distiller (nn.ModuleDict): The tasks by name.
 
     Raises:
@@ -98,9 +100,9 @@ class AvatarDistiller(BaseModel):
             problems.add(f'model.distill={distill!r}: expected a dict of named tasks, e.g. '
                          "dict(fpn=dict(tap='neck', loss=dict(type=...)))")
         elif len(networks) == 2:
-            self._taps = read_taps(distill, networks[0], networks[1], problems)
+            self.taps = read_taps(distill, networks[0], networks[1], problems)
             with preserve_rng():
-                tasks = build_tasks(distill, self._taps, networks[0], networks[1],
+                tasks = build_tasks(distill, self.taps, networks[0], networks[1],
                                     problems)
             with problems.under('model'):
                 inherited_keys(networks[0], networks[1], inherit)
@@ -111,10 +113,9 @@ class AvatarDistiller(BaseModel):
         self._skip_nonfinite = skip_nonfinite
         if skip_nonfinite:
             tasks.register_buffer('skipped_steps', torch.zeros(()))
-        self._teacher = Teacher(
+        self.frozen_teacher = Teacher(
             networks[1], networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
-            _PRECISIONS[teacher_precision] if teacher_precision else None,
-            tuple(self._taps.values()))
+            _PRECISIONS[teacher_precision] if teacher_precision else None)
         self.register_load_state_dict_post_hook(_accept_plain_student)
 
     def _share_tables(self, student: BaseModel) -> None:
@@ -158,7 +159,7 @@ class AvatarDistiller(BaseModel):
     @property
     def teacher(self) -> nn.Module:
         """nn.Module: The frozen teacher network."""
-        return self._teacher.network
+        return self.frozen_teacher.network
 
     def init_weights(self) -> None:
         """Initialise the student as in plain training, then ours, and load the teacher.
@@ -170,10 +171,10 @@ class AvatarDistiller(BaseModel):
         """
         if self.is_init:
             return
-        if not self._teacher.is_loaded:
+        if not self.frozen_teacher.is_loaded:
             # A deepcopy of this model shares it.
             with preserve_rng():
-                self._teacher.load()
+                self.frozen_teacher.load()
         self.student.init_weights()
         if self._inherit:
             inherit(self.student, self.teacher, self._inherit)
@@ -191,7 +192,7 @@ class AvatarDistiller(BaseModel):
 
     def _apply(self, *args: Any, **kwargs: Any) -> AvatarDistiller:
         super()._apply(*args, **kwargs)
-        self._teacher.network._apply(*args, **kwargs)
+        self.frozen_teacher.follow(*args, **kwargs)
         return self
 
     @torch.compiler.disable(recursive=False)
@@ -225,7 +226,7 @@ class AvatarDistiller(BaseModel):
     @torch.compiler.disable
     def _compare(self, maps: dict[str, tuple[list[Tensor], list[Tensor]]], inputs: Tensor,
                  data_samples: list | None) -> dict[str, Tensor]:
-        if self._is_wrong(_name_maps(self._taps, maps)):
+        if self._is_wrong(_name_maps(self.taps, maps)):
             maps = {}
         distilled = {name: task(*maps[name], data_samples) if name in maps else
                      _no_loss(task, inputs) for name, task in self.distiller.items()}
@@ -268,13 +269,12 @@ class AvatarDistiller(BaseModel):
             tuple: What the student returns, and by task the maps of the student's and of the
             teacher's tap.
         """
-        pairs = {name: self._taps[name] for name in tasks}
+        pairs = {name: self.taps[name] for name in tasks}
         if pairs:
             # First, while the student holds no activations for its backward pass.
-            dense = self._teacher.features(pairs.values(), inputs, data_samples,
-                                           self.data_preprocessor)
+            dense = self.frozen_teacher.run(pairs.values(), inputs, data_samples)
         # All taps, also those of tasks that rest: a compiled module does not notice later ones.
-        every = self._taps.values()
+        every = self.taps.values()
         with FeatureTaps(self.student, {pair.student for pair in every}) as taps, \
                 RoIRecorder(self.student, {pair.branches[0] for pair in every
                                            if pair.branches}) as recorder:
@@ -282,10 +282,9 @@ class AvatarDistiller(BaseModel):
         if not pairs:
             return outputs, {}
         check_gradient(pairs, taps)
-        rois = self._teacher.roi_features(pairs.values(), dense, recorder)
-        maps = {name: (taps.features[pair.student], rois.get(pair, dense).features[pair.teacher])
-                for name, pair in pairs.items()}
-        return outputs, maps
+        taught = self.frozen_teacher.maps(pairs.values(), dense, recorder)
+        return outputs, {name: (taps.features[pair.student], taught[pair])
+                         for name, pair in pairs.items()}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # The student's class may migrate old keys at its top level; ours are not its business.

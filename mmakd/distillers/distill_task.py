@@ -7,11 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses import UncertaintyFeatureLoss
-from ..losses.data_samples import with_data_samples
-from ..losses.precision import float32
-from ..losses.zero import zero_loss
-from ..utils.build import build
-from ..utils.errors import ConfigError, ConfigProblems, check_numbers, suggest
+from ..losses.features import build_loss, run_loss
+from ..utils.build import build, find_type, known_arguments
+from ..utils.errors import ConfigError, ConfigProblems, suggest
 from ..utils.rng import mix_seed
 
 _KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'loss')
@@ -79,15 +77,17 @@ class DistillTask(nn.Module):
         self.levels = levels
         self.resize = resize
         self.weight_factor = 1.0
-        pairs = list(zip(*self._select(student_maps, teacher_maps)))
-        numbers = range(len(pairs)) if levels is None else [
+        _check_maps(student_maps, teacher_maps, levels)
+        numbers = range(len(teacher_maps)) if levels is None else [
             level % len(teacher_maps) for level in levels]
+        pairs = [(student_maps[level], teacher_maps[level])
+                 for level in (numbers if levels is None else levels)]
         problems = ConfigProblems()
         with problems.under('adapter'):
             self.adapters = nn.ModuleList(_build_adapter(adapter, s, t) for s, t in pairs)
         with problems.under('loss'):
             self.losses = nn.ModuleList(
-                _build_loss(loss, teacher_map.size(1), number)
+                build_loss(loss, teacher_map.size(1), number)
                 for number, (_, teacher_map) in zip(numbers, pairs))
         problems.raise_if_any()
         for level, (student_map, teacher_map) in enumerate(pairs):
@@ -115,44 +115,23 @@ class DistillTask(nn.Module):
             Tensor: Scalar, float32.
 
         Raises:
-            ConfigError: If the taps give unlike numbers of maps, or maps of unlike sizes.
+            ConfigError: If the numbers of maps are not those of the small image, or sizes differ
+                without ``resize``.
         """
-        pairs = zip(*self._select(student_maps, teacher_maps))
-        losses = [self._level_loss(level, *pair, data_samples) for level, pair in enumerate(pairs)]
+        levels = self.levels
+        if levels is None:
+            levels = range(len(self.losses))
+            if not len(student_maps) == len(teacher_maps) == len(levels):
+                raise ConfigError(
+                    f'tap: the student gives {len(student_maps)} maps in training, the teacher '
+                    f'{len(teacher_maps)}, but on a small image both gave {len(levels)}; tap '
+                    'elsewhere, or choose levels=[...] of both')
+        losses = [self._level_loss(number, student_maps[level], teacher_maps[level], data_samples)
+                  for number, level in enumerate(levels)]
         return self.weight_factor * torch.stack(losses).sum()
-
-    def _select(self, student_maps: Sequence[Tensor],
-                teacher_maps: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        for side, maps in ('student', student_maps), ('teacher', teacher_maps):
-            if not maps:
-                raise ConfigError(f'tap: the {side} gives no map there; the module returns no '
-                                  'tensors, or is not called (heads are run by their forward '
-                                  'method: tap a layer inside, e.g. bbox_head.retina_cls)')
-            strange = [tuple(part.shape) for part in maps if part.dim() not in (2, 4)]
-            if strange:
-                raise ConfigError(f'tap: the {side} gives {strange} there, neither maps '
-                                  '(N, C, H, W) nor vectors (N, C); tap elsewhere')
-        if len(student_maps) != len(teacher_maps) and self.levels is None:
-            raise ConfigError(
-                f'tap: the student gives {len(student_maps)} maps, the teacher '
-                f'{len(teacher_maps)}; choose taps of equally many, or levels=[...] of both')
-        if self.levels is None:
-            return student_maps, teacher_maps
-        number = min(len(student_maps), len(teacher_maps))
-        wrong = not isinstance(self.levels, Sequence) or [
-            level for level in self.levels
-            if type(level) is not int or not -number <= level < number]
-        if wrong or not self.levels:
-            raise ConfigError(f'levels={self.levels!r}: must be integers below {number}, the '
-                              'number of maps that both taps give')
-        return ([student_maps[level] for level in self.levels],
-                [teacher_maps[level] for level in self.levels])
 
     def _level_loss(self, level: int, student_map: Tensor, teacher_map: Tensor,
                     data_samples: list | None) -> Tensor:
-        if student_map.dim() != teacher_map.dim():
-            raise ConfigError(f'tap: student {tuple(student_map.shape)} and teacher '
-                              f'{tuple(teacher_map.shape)} are not both maps or both vectors')
         student_map = self.adapters[level](student_map)
         if student_map.shape[2:] != teacher_map.shape[2:]:
             sizes = f'{tuple(student_map.shape[2:])} and {tuple(teacher_map.shape[2:])}'
@@ -160,10 +139,7 @@ class DistillTask(nn.Module):
                 raise ConfigError(f'resize=False: student and teacher map of level {level} have '
                                   f'unlike sizes {sizes}; set resize=True or tap elsewhere')
             student_map = F.interpolate(student_map, teacher_map.shape[2:], mode='bilinear')
-        loss = self.losses[level]
-        if not student_map.numel() and not isinstance(loss, UncertaintyFeatureLoss):
-            return zero_loss(loss, student_map)
-        return _in_float32(loss, student_map, teacher_map, data_samples)
+        return run_loss(self.losses[level], student_map, teacher_map, data_samples)
 
     @torch.no_grad()
     def _try(self, level: int, student_map: Tensor, teacher_map: Tensor,
@@ -188,18 +164,33 @@ class DistillTask(nn.Module):
         self.adapters[level].train()
 
 
-@float32
-def _in_float32(loss: nn.Module, student_map: Tensor, teacher_map: Tensor,
-                data_samples: list | None) -> Tensor:
-    return with_data_samples(loss, data_samples)(student_map, teacher_map)
-
-
-def _build_loss(cfg: dict, channels: int, level: int) -> nn.Module:
-    loss = build(cfg, offer=dict(channels=channels, level=level))
-    if not isinstance(loss, nn.Module):
-        raise ConfigError(f'type={cfg["type"]!r}: is no loss (nn.Module)')
-    check_numbers(not_negative=dict(loss_weight=getattr(loss, 'loss_weight', 1.0)))
-    return loss
+def _check_maps(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
+                levels: Any) -> None:
+    for side, maps in ('student', student_maps), ('teacher', teacher_maps):
+        if not maps:
+            raise ConfigError(f'tap: the {side} gives no map there; the module returns no '
+                              'tensors, or is not called (heads are run by their forward '
+                              'method: tap a layer inside, e.g. bbox_head.retina_cls)')
+        strange = [tuple(part.shape) for part in maps if part.dim() not in (2, 4)]
+        if strange:
+            raise ConfigError(f'tap: the {side} gives {strange} there, neither maps '
+                              '(N, C, H, W) nor vectors (N, C); tap elsewhere')
+    if levels is None and len(student_maps) != len(teacher_maps):
+        raise ConfigError(
+            f'tap: the student gives {len(student_maps)} maps, the teacher '
+            f'{len(teacher_maps)}; choose taps of equally many, or levels=[...] of both')
+    number = min(len(student_maps), len(teacher_maps))
+    if levels is None:
+        levels = range(number)
+    elif not isinstance(levels, Sequence) or not levels or any(
+            type(level) is not int or not -number <= level < number for level in levels):
+        raise ConfigError(f'levels={levels!r}: must be integers below {number}, the '
+                          'number of maps that both taps give')
+    for level in levels:
+        shapes = tuple(student_maps[level].shape), tuple(teacher_maps[level].shape)
+        if len(shapes[0]) != len(shapes[1]):
+            raise ConfigError(f'tap: student {shapes[0]} and teacher {shapes[1]} are not both '
+                              'maps or both vectors')
 
 
 def _build_adapter(cfg: Any, student_map: Tensor, teacher_map: Tensor) -> nn.Module:
@@ -211,6 +202,10 @@ def _build_adapter(cfg: Any, student_map: Tensor, teacher_map: Tensor) -> nn.Mod
             raise ConfigError(f"=None: the student's map has {channels[0]} channels, the "
                               f"teacher's {channels[1]}; set adapter='auto'")
         return nn.Identity()
+    names = known_arguments(find_type(cfg))
+    if names is not None and not {'in_channels', 'out_channels'} <= names:
+        raise ConfigError(f'type={cfg["type"]!r}: is no adapter; give e.g. ConvAdapter, or '
+                          'another type with in_channels and out_channels')
     adapter = build(cfg, in_channels=channels[0], out_channels=channels[1])
     try:
         with torch.no_grad():

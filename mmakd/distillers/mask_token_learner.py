@@ -41,7 +41,8 @@ class MaskTokenLearner(BaseModel):
         dice_weight (float): Weight of the Dice term, >= 0. Defaults to 1.0.
 
     Attributes:
-        teacher (nn.Module): The frozen teacher.
+        teacher (nn.Module): The frozen teacher network.
+        frozen_teacher (Teacher): It with its checkpoint.
 
     Raises:
         ConfigError: With all problems at once, if anything does not fit.
@@ -66,8 +67,7 @@ class MaskTokenLearner(BaseModel):
                 channels = _channels(network, tap)
         problems.raise_if_any()
         super().__init__(data_preprocessor=network.data_preprocessor)
-        self._teacher = Teacher(network, network.data_preprocessor, teacher_ckpt, strict=True,
-                                precision=None)
+        self.frozen_teacher = Teacher(network, network.data_preprocessor, teacher_ckpt)
         self.tap = tap
         self.dice_weight = dice_weight
         # The name is that of the authors' code, whose files MasKDLoss can read.
@@ -77,7 +77,7 @@ class MaskTokenLearner(BaseModel):
     @property
     def teacher(self) -> BaseModel:
         """BaseModel: The frozen teacher network."""
-        return self._teacher.network
+        return self.frozen_teacher.network
 
     def init_weights(self) -> None:
         """Load the teacher.
@@ -86,12 +86,12 @@ class MaskTokenLearner(BaseModel):
             ConfigError: If its checkpoint is missing, damaged or of another model.
         """
         with preserve_rng():
-            self._teacher.load()
+            self.frozen_teacher.load()
         self.is_init = True
 
     def _apply(self, *args: Any, **kwargs: Any) -> MaskTokenLearner:
         super()._apply(*args, **kwargs)
-        self.teacher._apply(*args, **kwargs)
+        self.frozen_teacher.follow(*args, **kwargs)
         return self
 
     def forward(self, inputs: Tensor, data_samples: list | None = None,

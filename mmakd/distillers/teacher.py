@@ -1,17 +1,20 @@
 """The frozen teacher."""
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from .checkpoint import load_teacher_checkpoint
-from .fuse_conv_bn import CONVOLUTIONS, fuse_conv_bn
-from .memory_format import use_channels_last
+from ..utils.checkpoint import read_state_dict
+from ..utils.errors import ConfigError
+from ..utils.state_dict import describe_mismatch, find_mismatch, rename_keys
 from .renormalize import renormalize, same_normalization
 from .roi import RoIRecorder
 from .tap_pair import TapPair, dense_taps, run_roi_heads
@@ -22,38 +25,40 @@ class Teacher:
     """A frozen network that gives features and is no part of the model it teaches.
 
     It is deliberately no ``nn.Module``: absent from parameters, state dict, optimizer and DDP
-    buckets, and shared, not copied, by ``deepcopy`` (as in EMAHook).
-
-    The first batch behind :meth:`load` makes the network faster for good: its BatchNorms are
-    folded into its convolutions, and these work in the memory format that suits the device, with
-    weights in ``precision``. Features stay the same to rounding; its state dict does not.
+    buckets. A ``deepcopy`` of the model (as in EMAHook) shares the network; only the model that
+    was built moves it.
 
     Args:
         network (BaseModel): The detector or segmentor.
         student_preprocessor (nn.Module): The student's ``data_preprocessor``, whose images the
             teacher receives.
         checkpoint (str, optional): Path or URL of its weights; None keeps the random ones.
-        strict (bool): Whether the checkpoint must match key by key.
-        precision (torch.dtype, optional): Autocast type of its forward pass, float32 for none;
-            None follows the student's step.
-        pairs (Collection[TapPair]): All places where it is ever tapped. Defaults to ().
+        strict (bool): Whether the checkpoint must match key by key. Defaults to True.
+        precision (torch.dtype, optional): Autocast type of its forward pass, float32 for none.
+            Defaults to None, that of the student's step.
     """
 
     def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
-                 checkpoint: str | None, strict: bool, precision: torch.dtype | None,
-                 pairs: Collection[TapPair] = ()) -> None:
+                 checkpoint: str | None, strict: bool = True,
+                 precision: torch.dtype | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.strict = strict
         self.precision = precision
-        self.pairs = pairs
+        self._student_preprocessor = student_preprocessor
         self._same_normalization = same_normalization(student_preprocessor,
                                                       network.data_preprocessor)
-        self.is_loaded = False
-        self._memory_format: torch.memory_format | None = None
+        self._follows_model = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        return self
+        twin = copy.copy(self)
+        twin._follows_model = False
+        return twin
+
+    @property
+    def is_loaded(self) -> bool:
+        """bool: Whether the weights are loaded, for all models that share the network."""
+        return self.network.is_init
 
     def load(self) -> None:
         """Load the weights.
@@ -63,84 +68,57 @@ class Teacher:
         """
         if self.checkpoint is not None:
             load_teacher_checkpoint(self.network, self.checkpoint, self.strict)
-        self.is_loaded = True
+        self.network.is_init = True
+
+    def follow(self, *args: Any, **kwargs: Any) -> None:
+        """Move or cast the network as the model that was built; a copy's does not move it.
+
+        Args:
+            *args: Those of ``nn.Module._apply``.
+            **kwargs: Likewise.
+        """
+        if self._follows_model:
+            self.network._apply(*args, **kwargs)
 
     @torch.compiler.disable
     @torch.no_grad()
-    def features(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None,
-                 student_preprocessor: nn.Module) -> FeatureTaps:
-        """Run the network as far as its deepest tap, but for RoI heads.
+    def run(self, pairs: Collection[TapPair], inputs: Tensor,
+            data_samples: list | None) -> FeatureTaps:
+        """Run the network as far as its deepest tap, without RoI heads.
 
         Args:
             pairs (Collection[TapPair]): Where it is tapped.
             inputs (Tensor): Images (N, 3, H, W), normalised the student's way.
             data_samples (list, optional): Their data samples.
-            student_preprocessor (nn.Module): The student's ``data_preprocessor``.
 
         Returns:
             FeatureTaps: What its :func:`mmakd.distillers.tap_pair.dense_taps` gave.
         """
         if not self._same_normalization:
-            inputs = renormalize(inputs, data_samples, student_preprocessor,
+            inputs = renormalize(inputs, data_samples, self._student_preprocessor,
                                  self.network.data_preprocessor)
-        if self.pairs and self.is_loaded and self._memory_format is None:
-            # Two images: with one the memory of some maps is in order in either format.
-            self._speed_up(torch.cat([inputs[:1], inputs[:1].flip(3)]),
-                           data_samples and data_samples[:1] * 2)
-        if self._memory_format is not None:
-            inputs = inputs.contiguous(memory_format=self._memory_format)
-        with self._autocast(inputs):
-            return self._run(pairs, inputs, data_samples)
-
-    def _speed_up(self, images: Tensor, data_samples: list | None) -> None:
-        """Change the network to a faster one that gives the same features to rounding."""
-
-        def run(memory_format: torch.memory_format = torch.contiguous_format) -> list[Tensor]:
-            inputs = images.contiguous(memory_format=memory_format)
-            # All taps, so that it does not matter which tasks are active at first.
-            features = self._run(self.pairs, inputs, data_samples).features
-            return [feature for maps in features.values() for feature in maps]
-
-        with self._autocast(images):
-            one = images.new_ones(1, 1)
-            is_half = torch.mm(one, one).dtype.itemsize < 4
-        with torch.autocast(images.device.type, enabled=False):
-            fuse_conv_bn(self.network, run,
-                         [self.network.get_submodule(pair.teacher) for pair in self.pairs])
-            # Tensor cores and CPUs convert to this order anyhow, before each convolution.
-            self._memory_format = (use_channels_last(self.network, run)
-                                   if is_half or images.device.type == 'cpu' else
-                                   torch.contiguous_format)
-        if self.precision not in (None, torch.float32):
-            # Autocast would convert them for each batch.
-            for module in self.network.modules():
-                if type(module) in (*CONVOLUTIONS, nn.Linear):
-                    module.to(self.precision)
-
-    def _run(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None
-             ) -> FeatureTaps:
-        with FeatureTaps(self.network, dense_taps(self.network, pairs)) as taps:
+        taps = FeatureTaps(self.network, dense_taps(self.network, pairs))
+        with taps, self._autocast(inputs):
             forward_to_taps(self.network, taps.features, inputs, data_samples)
-        for tap, maps in taps.features.items():
-            taps.features[tap] = [feature.contiguous() for feature in maps]
         return taps
 
     @torch.compiler.disable
     @torch.no_grad()
-    def roi_features(self, pairs: Collection[TapPair], dense: FeatureTaps,
-                     recorder: RoIRecorder) -> dict[TapPair, FeatureTaps]:
-        """Run the RoI head on the RoIs of the student.
+    def maps(self, pairs: Collection[TapPair], dense: FeatureTaps,
+             recorder: RoIRecorder) -> dict[TapPair, list[Tensor]]:
+        """Run the RoI head, if it is tapped, on the RoIs of the student, and collect all maps.
 
         Args:
             pairs (Collection[TapPair]): Where the network is tapped.
-            dense (FeatureTaps): What :meth:`features` gave.
+            dense (FeatureTaps): What :meth:`run` gave.
             recorder (RoIRecorder): What the student looked at.
 
         Returns:
-            dict[TapPair, FeatureTaps]: What the taps in the RoI head gave.
+            dict[TapPair, list[Tensor]]: The maps of each tap.
         """
         with self._autocast(next(self.network.parameters())):
-            return run_roi_heads(self.network, pairs, dense, recorder)
+            in_roi_heads = run_roi_heads(self.network, pairs, dense, recorder)
+        return {pair: in_roi_heads.get(pair, dense).features[pair.teacher] for pair in pairs}
 
     def _autocast(self, like: Tensor) -> AbstractContextManager:
         if self.precision is None:
@@ -148,3 +126,37 @@ class Teacher:
         if self.precision == torch.float32:
             return torch.autocast(like.device.type, enabled=False)
         return torch.autocast(like.device.type, self.precision)
+
+
+def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True) -> None:
+    """Load a checkpoint into a teacher, matched key by key.
+
+    Args:
+        model (nn.Module): The teacher.
+        checkpoint (str): Path or URL. Where the file name ends in ``-<8 hex>.pth``, the SHA-256 of
+            the file must begin with these digits. What belongs to a distiller is left out, so a
+            distilled student can teach.
+        strict (bool): Whether missing and unexpected keys are an error, not a warning. Defaults
+            to True.
+
+    Raises:
+        ConfigError: If the file is missing, damaged, no checkpoint, or of another model.
+    """
+    key = f'model.teacher_ckpt={str(checkpoint)!r}'
+    state_dict = read_state_dict(str(checkpoint), key)
+    for name in [name for name in state_dict if name.startswith('distiller.')]:
+        del state_dict[name]
+    rename_keys(model, state_dict)
+    problem = describe_mismatch(find_mismatch(model, state_dict))
+    if problem:
+        message = (f'{key}: does not fit the teacher ({type(model).__name__}): {problem}. Name '
+                   'the checkpoint of this very config')
+        if strict:
+            raise ConfigError(f'{message}, or set teacher_strict=False to load what fits')
+        print_log(message, 'current', level=logging.WARNING)
+        own = model.state_dict()
+        for name in [name for name, value in state_dict.items()
+                     if name not in own or own[name].shape != value.shape]:
+            del state_dict[name]
+    model.load_state_dict(state_dict, strict=False)
+    print_log(f'Teacher loaded from {checkpoint}', 'current')

@@ -7,9 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..utils.errors import check_numbers
-from .maps import check_maps
-from .precision import float32
-from .zero import zero_if_empty
+from .features import check_maps, feature_loss
 
 
 @MODELS.register_module()
@@ -34,8 +32,7 @@ class ChannelWiseDivergence(nn.Module):
         self.tau = tau
         self.loss_weight = loss_weight
 
-    @float32
-    @zero_if_empty
+    @feature_loss
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

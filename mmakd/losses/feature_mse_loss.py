@@ -7,9 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..utils.errors import check_numbers
-from .precision import float32
-from .shapes import check_same_shape
-from .zero import zero_if_empty
+from .features import check_same_shape, feature_loss
 
 
 @MODELS.register_module()
@@ -28,8 +26,7 @@ class FeatureMSELoss(nn.Module):
         check_numbers(not_negative=dict(loss_weight=loss_weight))
         self.loss_weight = loss_weight
 
-    @float32
-    @zero_if_empty
+    @feature_loss
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

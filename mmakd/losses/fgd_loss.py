@@ -9,9 +9,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..utils.errors import ConfigProblems, check_numbers
-from .maps import check_maps, known_channels
-from .precision import float32
-from .zero import zero_if_empty
+from .features import check_maps, feature_loss, known_channels
 
 
 @MODELS.register_module()
@@ -63,8 +61,7 @@ class FGDLoss(nn.Module):
         self.context_student = ContextBlock(channels, ratio)
         self.context_teacher = ContextBlock(channels, ratio)
 
-    @float32
-    @zero_if_empty
+    @feature_loss
     def forward(self, preds_S: Tensor, preds_T: Tensor,
                 data_samples: Sequence[Any] | None = None) -> Tensor:
         """Compute the loss.
@@ -138,12 +135,13 @@ def _foreground(feature: Tensor, sample: Any) -> Tensor:
     boxes = getattr(bboxes, 'tensor', bboxes).to(feature)  # mmdet's HorizontalBoxes, or a tensor
     # Boxes lie on the padded image, as the map does.
     image_height, image_width = sample.metainfo['batch_input_shape']
-    scale = boxes.new_tensor([width / image_width, height / image_height])
-    first, last = (boxes[:, :2] * scale).floor(), (boxes[:, 2:] * scale).ceil()
-    weights = 1 / (last + 1 - first).prod(1)
+    left, right = (boxes[:, 0::2] * (width / image_width)).split(1, dim=1)
+    top, bottom = (boxes[:, 1::2] * (height / image_height)).split(1, dim=1)
+    left, top, right, bottom = left.floor(), top.floor(), right.ceil(), bottom.ceil()
+    weights = 1 / ((right + 1 - left) * (bottom + 1 - top)).flatten()
     columns, rows = (torch.arange(size, device=feature.device) for size in (width, height))
-    in_columns = (columns >= first[:, :1]) & (columns <= last[:, :1])
-    in_rows = (rows >= first[:, 1:]) & (rows <= last[:, 1:])
+    in_columns = (columns >= left) & (columns <= right)
+    in_rows = (rows >= top) & (rows <= bottom)
     covered = in_rows[:, :, None] & in_columns[:, None]
     # A row of zeros, for an image without boxes.
     weights = torch.cat([covered * weights[:, None, None], feature.new_zeros(1, height, width)])

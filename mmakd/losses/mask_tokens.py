@@ -80,5 +80,6 @@ def dice_overlap(masks: Tensor) -> Tensor:
     products = flat @ flat.transpose(1, 2)
     squares = products.diagonal(dim1=1, dim2=2)
     dice = 2 * products / (squares[:, :, None] + squares[:, None]).clamp(min=1e-12)
-    others = ~torch.eye(masks.size(1), dtype=torch.bool, device=masks.device)
-    return dice[:, others].sum() / max(len(masks) * int(others.sum()), 1)
+    number = masks.size(1)
+    others = dice.masked_fill(torch.eye(number, dtype=torch.bool, device=masks.device), 0)
+    return others.sum() / max(len(masks) * number * (number - 1), 1)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
-from .maps import check_maps, known_channels
+from .features import check_maps, feature_loss, known_channels
 from .mask_tokens import MaskTokens
-from .precision import float32
-from .zero import zero_if_empty
 
 _LEARN = ('learn the tokens of this teacher first, with a config like that of python '
           'tools/train.py configs/det/toy/maskd-tokens_retinanet_shapes.py, and name its '
@@ -114,8 +112,7 @@ class MasKDLoss(BaseModule):
             raise ConfigError(f'{key}: learned with weight_masks=False; set weight_masks=False '
                               'here too')
 
-    @float32
-    @zero_if_empty
+    @feature_loss
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

@@ -5,9 +5,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..utils.errors import ConfigProblems, check_numbers, is_number
-from .maps import check_maps, known_channels
-from .precision import float32
-from .zero import zero_if_empty
+from .features import check_maps, feature_loss, known_channels
 
 
 @MODELS.register_module()
@@ -50,8 +48,7 @@ class MGDLoss(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1))
 
-    @float32
-    @zero_if_empty
+    @feature_loss
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss.
 

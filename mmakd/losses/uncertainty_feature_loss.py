@@ -1,7 +1,6 @@
 """The AKD loss: a criterion over student and Avatars, weighted by sigma."""
-import copy
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from mmengine.dist import get_rank
@@ -9,22 +8,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..avatars import AvatarVariance, Perturbation
+from ..avatars import AvatarVariance, Perturbation, Uncertainty
 from ..utils.build import build
-from ..utils.errors import ConfigProblems, check_numbers
+from ..utils.errors import ConfigError, ConfigProblems, check_numbers
 from ..utils.rng import mix_seed
-from .data_samples import with_data_samples
-from .precision import float32
-from .shapes import check_same_shape
-from .zero import zero_loss
-
-
-@runtime_checkable
-class AvatarCriterion(Protocol):
-    """A criterion that knows its mean over several targets at the memory of one."""
-
-    def forward_avatars(self, preds_S: Tensor, avatars: Iterable[Tensor]) -> Tensor:
-        """Compute the mean of ``forward(preds_S, avatar)``, consuming the avatars one by one."""
+from .features import build_loss, check_same_shape, float32, run_loss, zero_loss
 
 
 @MODELS.register_module()
@@ -42,6 +30,8 @@ class UncertaintyFeatureLoss(nn.Module):
 
     Args:
         criterion (dict): Config of the base criterion, ``forward(preds_S, preds_T) -> scalar``.
+            One that has ``forward_avatars`` beside its ``forward``, the mean over several targets
+            at the memory of one, is run by that where K > 1.
         perturbation (dict, optional): Config of what makes the Avatars. Defaults to
             ``dict(type='DropoutPerturbation', drop_rate=0.1)``.
         uncertainty (dict, optional): Config of what both maps are divided by. Defaults to
@@ -50,7 +40,7 @@ class UncertaintyFeatureLoss(nn.Module):
         perturb (bool): Whether the targets are the Avatars; False compares with the teacher's own
             map. Defaults to True.
         loss_weight (float): Factor on the loss. Defaults to 1.0.
-        channels (int, optional): Channels of the maps, for a criterion that has to know; found
+        channels (int, optional): Channels of the maps, for components that have to know; found
             by the distiller. Defaults to None.
         level (int): Which of a task's levels this is, for a criterion that has to know; given by
             the distiller. Defaults to 0.
@@ -72,27 +62,31 @@ class UncertaintyFeatureLoss(nn.Module):
         super().__init__()
         problems = ConfigProblems()
         with problems.under('criterion'):
-            self.criterion = build(criterion, offer=dict(channels=channels, level=level))
+            self.criterion: Any = build_loss(criterion, channels, level)
+            self._knows_mean = _has_mean_of_its_forward(self.criterion)
         self.perturbation: Perturbation | None = None
         self.uncertainty: nn.ModuleList | None = None
         if perturbation is not None:
             with problems.under('perturbation'):
                 self.perturbation = build(perturbation)
+                _check_kind(self.perturbation, perturbation, Perturbation, 'DropoutPerturbation')
         if uncertainty is not None:
             with problems.under('uncertainty'):
                 # One for each level, added when a list of maps first shows how many there are.
-                self.uncertainty = nn.ModuleList([build(uncertainty)])
-            if perturbation is None and isinstance(
-                    next(iter(self.uncertainty or ()), None), AvatarVariance):
-                problems.add('perturbation=None: AvatarVariance measures the spread of Avatars; '
-                             'give a perturbation (perturb=False for sigma only) or set '
-                             'uncertainty=None')
+                first = build(uncertainty, offer=dict(channels=channels))
+                _check_kind(first, uncertainty, Uncertainty, 'AvatarVariance')
+                self.uncertainty = nn.ModuleList([first])
+                if perturbation is None and isinstance(first, AvatarVariance):
+                    problems.add('perturbation=None: AvatarVariance measures the spread of '
+                                 'Avatars; give a perturbation (perturb=False for sigma only) or '
+                                 'set uncertainty=None')
         if not isinstance(num_avatars, int) or num_avatars < 1:
             problems.add(f'num_avatars={num_avatars!r}: must be an integer >= 1 (perturb=False '
                          'compares with the teacher itself)')
         with problems.under(''):
             check_numbers(not_negative=dict(loss_weight=loss_weight))
         problems.raise_if_any()
+        self._uncertainty_cfg = uncertainty
         self.num_avatars = num_avatars
         self.perturb = perturb and perturbation is not None
         self.loss_weight = loss_weight
@@ -151,45 +145,40 @@ class UncertaintyFeatureLoss(nn.Module):
 
     def _level_loss(self, level: int, map_S: Tensor, map_T: Tensor,
                     generator: torch.Generator, data_samples: list | None) -> Tensor:
-        uncertainty = self.uncertainty[level] if self.uncertainty else None
-        with torch.no_grad():
-            draws: Iterable[Tensor] = ()
-            if self.perturbation is not None:
-                perturb = self.perturbation
-                draws = (perturb(map_T, generator) for _ in range(self.num_avatars))
+        avatars: Iterable[Tensor] = self._draw(map_T, generator)
+        targets = avatars if self.perturb else [map_T]
+        if self.uncertainty is not None:
+            uncertainty = cast(Uncertainty, self.uncertainty[level])
             measured: Sequence[Tensor] = ()
             if isinstance(uncertainty, AvatarVariance) and uncertainty.estimator == 'sampled':
-                draws = measured = list(draws)
-            divide: Callable[[Tensor], Tensor] | None = None
-            if uncertainty is not None:
-                divide = uncertainty(map_T, self.perturbation, measured)
-        targets = draws if self.perturb else [map_T]
-        if divide is not None:
-            map_S = divide(map_S)
-            targets = map(divide, targets)
+                measured = list(avatars)
+                targets = measured if self.perturb else targets
+            uncertainty.update(map_T, self.perturbation, measured)
+            map_S, targets = uncertainty.scale(map_S), map(uncertainty.scale, targets)
         if not map_S.numel():
             return zero_loss(self.criterion, map_S)
-        return self._mean_criterion(map_S, targets, data_samples)
-
-    def _mean_criterion(self, map_S: Tensor, targets: Iterable[Tensor],
-                        data_samples: list | None) -> Tensor:
-        criterion = with_data_samples(self.criterion, data_samples)
         if not self.perturb or self.num_avatars == 1:
-            return criterion(map_S, next(iter(targets)))
-        if isinstance(self.criterion, AvatarCriterion):
+            return run_loss(self.criterion, map_S, next(iter(targets)), data_samples)
+        if self._knows_mean:
             return self.criterion.forward_avatars(map_S, targets)
         # Recomputed in the backward pass, so that memory does not grow with K student maps.
-        losses = [checkpoint(criterion, map_S, target, use_reentrant=False)
-                  for target in targets]
+        losses = [checkpoint(run_loss, self.criterion, map_S, target, data_samples,
+                             use_reentrant=False) for target in targets]
         return torch.stack(losses).mean()
+
+    def _draw(self, map_T: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        """Make the Avatars one by one, as they are asked for."""
+        if self.perturbation is not None:
+            for _ in range(self.num_avatars):
+                with torch.no_grad():
+                    avatar = self.perturbation(map_T, generator)
+                yield avatar
 
     def _add_levels(self, number: int) -> None:
         if self.uncertainty is not None:
             while len(self.uncertainty) < number:
-                level = copy.deepcopy(self.uncertainty[0])
-                if isinstance(level, AvatarVariance):
-                    level.reset()
-                self.uncertainty.append(level)
+                level = build(self._uncertainty_cfg)
+                self.uncertainty.append(level.train(self.training))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         levels = {key[len(f'{prefix}uncertainty.'):].split('.')[0]
@@ -206,3 +195,15 @@ class UncertaintyFeatureLoss(nn.Module):
 def _as_map(feature: Tensor) -> Tensor:
     """See vectors (N, C) as maps of one position."""
     return feature[..., None, None] if feature.dim() == 2 else feature
+
+
+def _check_kind(component: Any, cfg: dict, kind: type, example: str) -> None:
+    if not isinstance(component, kind):
+        raise ConfigError(f'type={cfg["type"]!r}: is no {kind.__name__.lower()}; give e.g. '
+                          f'{example}')
+
+
+def _has_mean_of_its_forward(criterion: nn.Module) -> bool:
+    """Tell whether the class that defines ``forward`` defines ``forward_avatars`` too."""
+    owner = next(base for base in type(criterion).__mro__ if 'forward' in vars(base))
+    return 'forward_avatars' in vars(owner)

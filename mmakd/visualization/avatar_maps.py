@@ -97,7 +97,7 @@ def draw_heat_map(ax: Axes, values: Tensor, limit: float, signed: bool = True) -
         AxesImage: The image, for a colour bar.
     """
     ax.set(xticks=[], yticks=[])
-    return ax.imshow(values.numpy(), _SIGNED if signed else _POSITIVE,
+    return ax.imshow(values.numpy(force=True), _SIGNED if signed else _POSITIVE,
                      vmin=-limit if signed else 0, vmax=limit)
 
 
@@ -112,7 +112,7 @@ def draw_sigma(ax: Axes, sigma: Tensor, marked: Collection[int] = (),
         names (Sequence[str], optional): Names of the channels. Defaults to None, their numbers.
     """
     colours = ['black' if channel in marked else 'darkgray' for channel in range(len(sigma))]
-    ax.bar(range(len(sigma)), sigma.numpy(), color=colours)
+    ax.bar(range(len(sigma)), sigma.numpy(force=True), color=colours)
     ax.margins(x=0.01)
     ax.spines[['top', 'right']].set_visible(False)
     if names:

@@ -12,6 +12,7 @@ from mmakd.avatars import (
     Perturbation,
 )
 from mmakd.utils.errors import ConfigError
+from tests.avatars.sigma import update
 
 RATE = 0.3
 
@@ -54,7 +55,7 @@ def assert_sigma(uncertainty, variance):
 
 def test_sigma_after_the_first_batch_is_that_batchs(dropout):
     uncertainty, (feature, ) = AvatarVariance(), make_batches(1)
-    uncertainty(feature, dropout)
+    update(uncertainty, feature, dropout)
     assert_sigma(uncertainty, formula(feature))
 
 
@@ -62,7 +63,7 @@ def test_sigma_after_the_first_batch_is_that_batchs(dropout):
 def test_running_average_is_bias_corrected(dropout, momentum):
     uncertainty, batches = AvatarVariance(momentum), make_batches(4)
     for feature in batches:
-        uncertainty(feature, dropout)
+        update(uncertainty, feature, dropout)
     weights = [(1 - momentum)**age for age in (3, 2, 1, 0)]
     weighted = sum(w * formula(feature) for w, feature in zip(weights, batches))
     assert_sigma(uncertainty, weighted / sum(weights))
@@ -70,15 +71,15 @@ def test_running_average_is_bias_corrected(dropout, momentum):
 
 def test_sigma_of_noise_is_its_deviation():
     uncertainty, (feature, ) = AvatarVariance(eps=0), make_batches(1)
-    uncertainty(feature, GaussianNoisePerturbation(0.4, relative=False))
+    update(uncertainty, feature, GaussianNoisePerturbation(0.4, relative=False))
     assert_sigma(uncertainty, torch.full((4, ), 0.16))
 
 
 def test_eval_mode_uses_sigma_and_does_not_update_it(dropout):
     uncertainty, (first, second) = AvatarVariance(rescale=False), make_batches(2)
-    uncertainty(first, dropout)
+    update(uncertainty, first, dropout)
     sigma = uncertainty.sigma.clone()
-    divide = uncertainty.eval()(second, dropout)
+    divide = update(uncertainty.eval(), second, dropout)
     assert uncertainty.sigma.equal(sigma)
     torch.testing.assert_close(divide(second), second / sigma)
 
@@ -87,17 +88,40 @@ def test_eval_mode_before_any_training_goes_by_the_batch(dropout):
     uncertainty, (first, second) = AvatarVariance(rescale=False).eval(), make_batches(2)
     for feature in first, second:
         expected = feature / formula(feature).sqrt().float().view(1, -1, 1, 1)
-        torch.testing.assert_close(uncertainty(feature, dropout)(feature), expected)
-    uncertainty.train()(second, dropout)
+        torch.testing.assert_close(update(uncertainty, feature, dropout)(feature), expected)
+    update(uncertainty.train(), second, dropout)
     assert_sigma(uncertainty, formula(second))
 
 
-def test_reset_forgets_every_batch(dropout):
-    uncertainty, (first, second) = AvatarVariance(), make_batches(2)
-    uncertainty(first, dropout)
-    uncertainty.reset()
-    uncertainty(second, dropout)
-    assert_sigma(uncertainty, formula(second))
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('estimator', ['closed_form', 'sampled'])
+@pytest.mark.parametrize('begin', [0, 1])
+def test_a_batch_that_is_not_finite_leaves_sigma_as_it_is(dropout, value, estimator, begin):
+    uncertainty, batches = AvatarVariance(estimator=estimator), make_batches(3)
+    expected = AvatarVariance(estimator=estimator)
+    for number, feature in enumerate(batches):
+        avatars = draw(dropout, feature, 2)
+        update(expected, feature, dropout, avatars)
+        if number == begin:
+            wrong = feature.clone()
+            wrong[0, 1, 2, 3] = value
+            update(uncertainty, wrong, dropout, draw(dropout, wrong, 2))
+        update(uncertainty, feature, dropout, avatars)
+    assert uncertainty.sigma.equal(expected.sigma) and expected.sigma.isfinite().all()
+    assert uncertainty.running_weight == expected.running_weight
+
+
+def test_channels_that_are_known_make_buffers_of_their_size(dropout):
+    known, found, feature = AvatarVariance(channels=4), AvatarVariance(), make_batches(1)[0]
+    assert {name: tuple(value.shape) for name, value in known.named_buffers()} == dict(
+        running_variance=(4, ), running_weight=())
+    assert known.sigma.isnan().all() and known.sigma.shape == (1, 4, 1, 1)
+    assert not list(found.buffers()) and not found.state_dict()
+    assert update(known, feature, dropout)(feature).equal(update(found, feature, dropout)(feature))
+    assert list(known.state_dict()) == list(found.state_dict())
+    for resumed in AvatarVariance(channels=4), AvatarVariance():
+        resumed.load_state_dict(found.state_dict())
+        assert resumed.sigma.equal(known.sigma)
 
 
 @pytest.mark.parametrize('cfg', [
@@ -110,8 +134,8 @@ def test_sampled_estimate_comes_to_the_closed_form(cfg):
     feature = make_batches(1)[0]
     avatars = draw(perturbation, feature, 400)
     closed_form, sampled = AvatarVariance(), AvatarVariance(estimator='sampled')
-    closed_form(feature, perturbation)
-    sampled(feature, perturbation, avatars)
+    update(closed_form, feature, perturbation)
+    update(sampled, feature, perturbation, avatars)
     # One estimate of sigma^2 an Avatar; these are independent.
     estimates = torch.stack([(a - feature).square().mean((0, 2, 3)) for a in avatars])
     standard_error = (estimates.std(0) / len(avatars)**0.5).view(1, -1, 1, 1)
@@ -123,7 +147,7 @@ def test_sampled_estimate_comes_to_the_closed_form(cfg):
 def test_sampled_estimate_is_the_mean_square_over_the_avatars_given(dropout):
     uncertainty, (feature, ) = AvatarVariance(estimator='sampled'), make_batches(1)
     avatars = draw(dropout, feature, 3)
-    uncertainty(feature, dropout, avatars)
+    update(uncertainty, feature, dropout, avatars)
     spread = torch.stack(avatars).double().sub(feature).square().mean((0, 1, 3, 4))
     assert_sigma(uncertainty, spread)
 
@@ -131,9 +155,9 @@ def test_sampled_estimate_is_the_mean_square_over_the_avatars_given(dropout):
 def test_perturbation_without_closed_form_needs_the_sampled_estimator():
     feature, perturbation = make_batches(1)[0], RandomSign()
     with pytest.raises(ValueError, match=r"RandomSign .*uncertainty.estimator='sampled'"):
-        AvatarVariance()(feature, perturbation)
+        update(AvatarVariance(), feature, perturbation)
     uncertainty = AvatarVariance(estimator='sampled')
-    uncertainty(feature, perturbation, draw(perturbation, feature, 2))
+    update(uncertainty, feature, perturbation, draw(perturbation, feature, 2))
     assert_sigma(uncertainty, torch.ones(4))
 
 
@@ -146,14 +170,14 @@ def test_closed_form_of_any_shape_that_broadcasts(shape):
             return torch.full(shape, 0.25)
 
     uncertainty = AvatarVariance(eps=0)
-    uncertainty(torch.randn(2, 4, 3, 3), Stated())
+    update(uncertainty, torch.randn(2, 4, 3, 3), Stated())
     assert_sigma(uncertainty, torch.full((4, ), 0.25))
 
 
 def test_rescaled_teacher_map_has_unit_rms_in_every_batch(dropout):
     uncertainty = AvatarVariance(momentum=0.5)
     for feature in make_batches(4):
-        normalized = uncertainty(feature, dropout)(feature)
+        normalized = update(uncertainty, feature, dropout)(feature)
         torch.testing.assert_close(normalized.square().mean(), torch.tensor(1.))
         # One scalar: the channels keep their weights 1 / sigma against each other.
         ratio = normalized / (feature / uncertainty.sigma)
@@ -162,7 +186,7 @@ def test_rescaled_teacher_map_has_unit_rms_in_every_batch(dropout):
 
 def test_rescaled_map_does_not_depend_on_the_drop_rate():
     feature = make_batches(1)[0]
-    weak, strong = (AvatarVariance(eps=1e-12)(feature, DropoutPerturbation(rate))(feature)
+    weak, strong = (update(AvatarVariance(eps=1e-12), feature, DropoutPerturbation(rate))(feature)
                     for rate in (0.05, 0.6))
     torch.testing.assert_close(weak, strong)
 
@@ -171,7 +195,7 @@ def test_without_rescale_maps_are_divided_by_sigma(dropout):
     uncertainty = AvatarVariance(rescale=False)
     for feature in make_batches(3):
         student = torch.randn_like(feature)
-        divided = uncertainty(feature, dropout)(student)
+        divided = update(uncertainty, feature, dropout)(student)
         torch.testing.assert_close(divided, student / uncertainty.sigma)
 
 
@@ -189,7 +213,7 @@ def test_degenerate_maps_stay_finite(dropout, feature, rescale, estimator):
     uncertainty = AvatarVariance(estimator=estimator, rescale=rescale)
     student = torch.ones_like(feature).requires_grad_()
     for _ in range(2):
-        divide = uncertainty(feature, dropout, draw(dropout, feature, 2))
+        divide = update(uncertainty, feature, dropout, draw(dropout, feature, 2))
     difference = divide(student) - divide(feature)
     difference.square().mean().backward()
     assert difference.isfinite().all()
@@ -200,7 +224,7 @@ def test_degenerate_maps_stay_finite(dropout, feature, rescale, estimator):
 def test_sigma_carries_no_gradient(dropout):
     feature = make_batches(1)[0].requires_grad_()
     student = torch.randn_like(feature).requires_grad_()
-    divide = AvatarVariance()(feature, dropout)
+    divide = update(AvatarVariance(), feature, dropout)
     divide(student).sum().backward()
     assert feature.grad is None
     # The division is linear with a constant factor.
@@ -210,24 +234,24 @@ def test_sigma_carries_no_gradient(dropout):
 def test_state_dict_resumes_in_a_fresh_module(dropout):
     first, second, third = make_batches(3)
     uncertainty, resumed = AvatarVariance(), AvatarVariance()
-    uncertainty(first, dropout)
-    uncertainty(second, dropout)
+    update(uncertainty, first, dropout)
+    update(uncertainty, second, dropout)
     resumed.load_state_dict(copy.deepcopy(uncertainty.state_dict()))
     assert resumed.sigma.equal(uncertainty.sigma)
-    assert resumed(third, dropout)(third).equal(uncertainty(third, dropout)(third))
+    assert update(resumed, third, dropout)(third).equal(update(uncertainty, third, dropout)(third))
     assert resumed.sigma.equal(uncertainty.sigma)
 
 
 def test_state_dict_before_the_first_batch_loads_too(dropout):
     fresh, feature = AvatarVariance(), make_batches(1)[0]
     fresh.load_state_dict(AvatarVariance().state_dict())
-    fresh(feature, dropout)
+    update(fresh, feature, dropout)
     assert_sigma(fresh, formula(feature))
 
 
 @pytest.mark.parametrize('key, value', [
     ('momentum', 0), ('momentum', 1.5), ('momentum', float('nan')), ('momentum', '0.1'),
-    ('estimator', 'sample'), ('estimator', None)])
+    ('estimator', 'sample'), ('estimator', None), ('channels', 0), ('channels', 2.0)])
 def test_bad_setting_is_named(key, value):
     with pytest.raises(ConfigError, match=f'^{key}='):
         AvatarVariance(**{key: value})
@@ -237,7 +261,7 @@ class TestBatchStatistics:
 
     def test_standardises_by_the_maps_own_statistics_with_their_gradient(self):
         feature = make_batches(1)[0].add(2).requires_grad_()
-        standardise = BatchStatistics(eps=1e-3)(torch.zeros_like(feature))
+        standardise = update(BatchStatistics(eps=1e-3), torch.zeros_like(feature))
         mean = feature.mean((0, 2, 3), keepdim=True)
         variance = (feature - mean).square().mean((0, 2, 3), keepdim=True)
         expected = (feature - mean) / (variance + 1e-3).sqrt()
@@ -250,10 +274,11 @@ class TestBatchStatistics:
 
     def test_keeps_no_state(self):
         uncertainty = BatchStatistics()
-        uncertainty(torch.randn(2, 3, 4, 4))(torch.randn(2, 3, 4, 4))
+        update(uncertainty, torch.randn(2, 3, 4, 4))(torch.randn(2, 3, 4, 4))
         assert not uncertainty.state_dict()
         feature = torch.randn(2, 3, 4, 4)
-        train, evaluation = (uncertainty.train(mode)(feature)(feature) for mode in (True, False))
+        train, evaluation = (update(uncertainty.train(mode), feature)(feature)
+                             for mode in (True, False))
         assert train.equal(evaluation)
 
     @pytest.mark.parametrize('mean', [0., 1.5])
@@ -264,7 +289,7 @@ class TestBatchStatistics:
         teacher = mean + torch.randn(size, generator=generator)
         student = teacher + 0.7 * torch.randn(size, generator=generator)
         avatar = DropoutPerturbation(RATE)(teacher, generator)
-        standardise = BatchStatistics()(teacher)
+        standardise = update(BatchStatistics(), teacher)
         correlation = (standardise(student) * standardise(avatar)).mean()
         rho = torch.corrcoef(torch.stack([student.flatten(), teacher.flatten()]))[0, 1]
         variance, square = teacher.var(), teacher.square().mean()
@@ -276,6 +301,6 @@ class TestBatchStatistics:
 @pytest.mark.parametrize('scale', [1e4, 1e-2, 1e-6])
 def test_scale_of_the_features_does_not_matter(dropout, scale):
     (feature, ) = make_batches(1)
-    expected = AvatarVariance()(feature, dropout)(feature)
-    torch.testing.assert_close(AvatarVariance()(scale * feature, dropout)(scale * feature),
+    expected = update(AvatarVariance(), feature, dropout)(feature)
+    torch.testing.assert_close(update(AvatarVariance(), scale * feature, dropout)(scale * feature),
                                expected)

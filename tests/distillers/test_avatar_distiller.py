@@ -1,5 +1,6 @@
 """The distiller as a model: names, modes, numbers and errors."""
 import copy
+import pickle
 import random
 
 import numpy as np
@@ -106,6 +107,25 @@ def test_moves_and_casts_take_the_teacher_along(model):
     distiller.to('meta')
     assert {p.device.type for p in distiller.teacher.parameters()} == {'meta'}
     assert distiller.student.backbone.conv1.weight.device.type == 'meta'
+
+
+def test_a_copy_leaves_the_teacher_where_it_is(model):
+    distiller = model('det')
+    twin = copy.deepcopy(distiller).half()
+    assert {p.dtype for p in twin.parameters()} == {torch.float16}
+    average = ExponentialMovingAverage(distiller, device='meta')
+    assert {p.device.type for p in average.parameters()} == {'meta'}
+    for network in distiller, copy.deepcopy(twin).double(), distiller.to(torch.float32):
+        assert {(p.dtype, p.device.type) for p in network.teacher.parameters()} == {
+            (torch.float32, 'cpu')}
+    losses = distiller(*batch(), mode='loss')
+    assert losses['distill.loss_fpn'] > 0
+    distiller.double()
+    assert {p.dtype for p in twin.teacher.parameters()} == {torch.float64}
+    # One that was stored and read moves its own.
+    stored = pickle.loads(pickle.dumps(distiller)).float()
+    assert {p.dtype for p in stored.teacher.parameters()} == {torch.float32}
+    assert {p.dtype for p in distiller.teacher.parameters()} == {torch.float64}
 
 
 def test_replaced_children_reach_the_student(model):
@@ -279,9 +299,9 @@ def test_any_tap_and_any_loss(toy, loss, tap):
 
 def test_data_samples_may_carry_no_shape(model):
     distiller = model('seg')
-    features = distiller._teacher.features(distiller._taps.values(), torch.randn(1, 3, 64, 64),
-                                           [BaseDataElement()], distiller.data_preprocessor)
-    assert set(features.features) == {'decode_head.conv_seg'}
+    taps = distiller.frozen_teacher.run(distiller.taps.values(), torch.randn(1, 3, 64, 64),
+                                        [BaseDataElement()])
+    assert set(taps.features) == {'decode_head.conv_seg'}
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(model):

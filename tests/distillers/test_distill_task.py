@@ -123,6 +123,8 @@ def test_vectors_and_maps_of_one_position(student, teacher):
     (dict(type='ConvAdaptor'), "type='ConvAdaptor': not registered; did you mean 'ConvAdapter'"),
     (dict(type='ConvAdapter', kernel=3), "no such argument; did you mean 'kernel_size'"),
     ('Auto', "adapter='Auto': expected dict"),
+    (dict(type='PKDLoss'), "adapter.type='PKDLoss': is no adapter; give e.g. ConvAdapter"),
+    (dict(type='DropoutPerturbation'), "adapter.type='DropoutPerturbation': is no adapter; "),
 ])
 def test_adapter_that_does_not_join_is_named(adapter, message):
     with pytest.raises(ConfigError) as caught:
@@ -189,7 +191,9 @@ def test_unlike_numbers_of_maps_are_named(students, teachers, message):
     (dict(type='mmdet.GIoULoss'), 'loss: GIoULoss fails on student maps (1, 4, 8, 8) and '),
     (dict(AKD, perturbation=dict(type='GaussianNoisePerturbation', std=-1)),
      'loss.perturbation.std=-1: '),
-    (dict(type='NoModule'), 'loss'),
+    (dict(type='NoModule'), "loss.type='NoModule': is no loss; give e.g. "),
+    (dict(type='DropoutPerturbation'), "loss.type='DropoutPerturbation': is no loss; give e.g. "),
+    (dict(type='BatchStatistics'), "loss.type='BatchStatistics': is no loss; give e.g. "),
 ])
 def test_loss_that_fails_is_named(loss, start):
     with pytest.raises(ConfigError) as caught:

@@ -86,6 +86,15 @@ def test_nothing_stays_on_the_teacher(learner, batch, task, mode):
         torch.testing.assert_close(masked, before)
 
 
+def test_a_copy_leaves_the_teacher_where_it_is(learner):
+    model = learner()
+    twin = copy.deepcopy(model).half()
+    assert {p.dtype for p in twin.parameters()} == {torch.float16}
+    assert {p.dtype for p in model.teacher.parameters()} == {torch.float32}
+    model.double()
+    assert {p.dtype for p in twin.teacher.parameters()} == {torch.float64}
+
+
 @pytest.mark.parametrize('task, tap, unused', TAPS)
 def test_the_teachers_loss_reaches_every_token(learner, batch, task, tap, unused):
     model = learner(task, tap=tap, dice_weight=0.0)
@@ -252,6 +261,6 @@ def test_published_weights_are_found(toy):
     init_default_scope('mmdet')
     name = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
     model = MODELS.build(dict(type='MaskTokenLearner', teacher=name))
-    assert model._teacher.checkpoint.startswith('https://')
+    assert model.frozen_teacher.checkpoint.startswith('https://')
     assert len(model.mask_modules) == 5
     assert type(model.teacher) is type(build_network(name))

@@ -101,7 +101,7 @@ def _key(place: Place) -> str:
 
 
 def _names(place: Place) -> set[str]:
-    """The last name of a place (an index says nothing alone), or the part's where it is not ours."""
+    """The last name of a place (an index says nothing alone), and the part's if it is not ours."""
     name = str(next(name for name in reversed(place) if isinstance(name, str)))
     is_ours = ((place[0] == 'model' and not {'student', 'teacher'} & set(place))
                or place[:2] in OUR_HOOKS)

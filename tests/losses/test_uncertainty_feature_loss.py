@@ -2,11 +2,12 @@ import copy
 
 import pytest
 import torch
+from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmakd.avatars import DropoutPerturbation, Perturbation
-from mmakd.losses import UncertaintyFeatureLoss
+from mmakd.losses import ChannelWiseDivergence, FeatureMSELoss, UncertaintyFeatureLoss
 from mmakd.utils.errors import ConfigError
 
 RATE = 0.3
@@ -46,6 +47,22 @@ class CosineGap(nn.Module):
         return 1 - torch.cosine_similarity(prediction.flatten(1), target.flatten(1)).mean()
 
 
+@MODELS.register_module()
+class AbsoluteDivergence(ChannelWiseDivergence):
+    """A user's criterion with a ``forward`` of its own."""
+
+    def forward(self, preds_S, preds_T):
+        return (preds_S - preds_T).abs().mean()
+
+
+@MODELS.register_module()
+class CappedMSELoss(FeatureMSELoss):
+    """A user's criterion that builds on the ``forward`` of ours."""
+
+    def forward(self, preds_S, preds_T):
+        return super().forward(preds_S.clamp(max=1), preds_T)
+
+
 RECORDING = dict(type='RecordingDropout')
 
 
@@ -72,8 +89,9 @@ def value_and_gradient(loss, student):
     return loss.detach(), torch.autograd.grad(loss, student)[0]
 
 
-@pytest.mark.parametrize('criterion', [CWD, MSE, L1, dict(type='CosineGap')],
-                         ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('criterion', [
+    CWD, MSE, L1, dict(type='CosineGap'), dict(type='AbsoluteDivergence'),
+    dict(type='CappedMSELoss')], ids=lambda cfg: cfg['type'])
 @pytest.mark.parametrize('num_avatars', [1, 4])
 @pytest.mark.parametrize('rescale', [True, False])
 def test_loss_is_the_formula(maps, criterion, num_avatars, rescale):
@@ -322,6 +340,46 @@ def test_state_dict_with_levels_resumes_in_a_fresh_loss():
     assert all(a.equal(b) for a, b in zip(resumed.sigma, loss.sigma))
 
 
+class PlainModel(nn.Module):
+    """A user's own: the loss stands before a part with buffers, and finds its levels late."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = UncertaintyFeatureLoss(CWD)
+        self.student = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, images, teacher):
+        maps = self.student(images)
+        return self.loss([maps, maps[..., :3]], [teacher, teacher[..., :3]])
+
+
+@pytest.mark.parametrize('update_buffers', [True, False])
+@pytest.mark.parametrize('begin', [0, 2])
+def test_average_of_a_plain_training(update_buffers, begin):
+    """sigma has no size until the first batch, which an average of the model must not notice."""
+    torch.manual_seed(0)
+    model = PlainModel()
+    average = None
+    for step in range(4):
+        if step == begin:
+            average = ExponentialMovingAverage(model, update_buffers=update_buffers)
+        model(torch.randn(2, 3, 8, 8), torch.randn(2, 4, 8, 8)).backward()
+        if average:
+            average.update_parameters(model)
+    norm, source = average.module.student[1], model.student[1]
+    assert norm.num_batches_tracked == source.num_batches_tracked or update_buffers
+    assert norm.running_var.equal(source.running_var) != update_buffers
+    assert not norm.running_var.equal(torch.ones(4))
+    # The checkpoints hold sigma under the usual names.
+    state = model.state_dict()
+    for level in 0, 1:
+        assert state[f'loss.uncertainty.{level}.running_variance'].shape == (4, )
+        assert state[f'loss.uncertainty.{level}.running_weight'] > 0
+    resumed = PlainModel()
+    resumed.load_state_dict(state)
+    assert all(a.equal(b) for a, b in zip(resumed.loss.sigma, model.loss.sigma, strict=True))
+
+
 def test_all_problems_of_a_config_are_reported_together():
     with pytest.raises(ConfigError) as caught:
         UncertaintyFeatureLoss(
@@ -339,6 +397,20 @@ def test_all_problems_of_a_config_are_reported_together():
     assert num_avatars.startswith('num_avatars=0: ')
     assert loss_weight.startswith("loss_weight='7.5': ")
     assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+def test_a_component_in_the_wrong_place_is_named():
+    with pytest.raises(ConfigError) as caught:
+        UncertaintyFeatureLoss(criterion=dict(type='DropoutPerturbation'),
+                               perturbation=dict(type='PKDLoss'),
+                               uncertainty=dict(type='GaussianNoisePerturbation'))
+    assert caught.value.problems == [
+        "criterion.type='DropoutPerturbation': is no loss; give e.g. ChannelWiseDivergence",
+        "perturbation.type='PKDLoss': is no perturbation; give e.g. DropoutPerturbation",
+        "uncertainty.type='GaussianNoisePerturbation': is no uncertainty; give e.g. "
+        'AvatarVariance']
+    with pytest.raises(ConfigError, match=r"^criterion\.type='AvatarVariance': is no loss"):
+        UncertaintyFeatureLoss(dict(type='AvatarVariance'))
 
 
 @pytest.mark.parametrize('number', [0, -1, 1.5, '2', None])

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from mmakd.avatars import AvatarVariance
 from mmakd.utils.build import build
+from tests.avatars.sigma import update
 from tests.properties.criteria import SEEDS, make_map
 from tests.properties.test_perturbations import PERTURBATIONS, generator
 
@@ -14,7 +15,7 @@ RESCALE = st.booleans()
 
 def weight(uncertainty, feature, perturbation):
     """What a map is multiplied by."""
-    return uncertainty(feature, perturbation)(torch.ones_like(feature[:1, :, :1, :1]))
+    return update(uncertainty, feature, perturbation)(torch.ones_like(feature[:1, :, :1, :1]))
 
 
 @settings(max_examples=20)
@@ -24,9 +25,9 @@ def test_sampled_comes_to_the_closed_form(cfg, seed, shape, rescale):
     source = generator(seed)
     avatars = [perturbation(feature, source) for _ in range(2000)]
     closed = AvatarVariance(rescale=rescale)
-    closed(feature, perturbation)
+    update(closed, feature, perturbation)
     sampled = AvatarVariance(rescale=rescale, estimator='sampled')
-    sampled(feature, perturbation, avatars)
+    update(sampled, feature, perturbation, avatars)
     # One channel may be one number, dropped with a rate of 5 %.
     torch.testing.assert_close(sampled.sigma, closed.sigma, rtol=0.25, atol=1e-5)
 
@@ -52,9 +53,9 @@ def test_scale_has_no_influence(seed, shape, scale, rate):
     feature = make_map(shape, seed)
     plain = build(dict(type='DropoutPerturbation', drop_rate=0.1))
     other = build(dict(type='DropoutPerturbation', drop_rate=rate))
-    normalised = AvatarVariance()(feature, plain)(feature)
+    normalised = update(AvatarVariance(), feature, plain)(feature)
     torch.testing.assert_close(normalised.square().mean(), torch.ones(()))
-    torch.testing.assert_close(AvatarVariance()(scale * feature, other)(scale * feature),
+    torch.testing.assert_close(update(AvatarVariance(), scale * feature, other)(scale * feature),
                                normalised, rtol=1e-3, atol=1e-5)
 
 
@@ -62,7 +63,7 @@ def test_scale_has_no_influence(seed, shape, scale, rate):
 def test_without_rescale_it_is_the_formula(seed, shape, rate):
     feature = make_map(shape, seed) + 3
     uncertainty = AvatarVariance(rescale=False)
-    divide = uncertainty(feature, build(dict(type='DropoutPerturbation', drop_rate=rate)))
+    divide = update(uncertainty, feature, build(dict(type='DropoutPerturbation', drop_rate=rate)))
     sigma = (rate / (1 - rate) * feature.double().square().mean((0, 2, 3), keepdim=True)).sqrt()
     torch.testing.assert_close(uncertainty.sigma.double(), sigma, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(divide(feature).double(), feature / sigma, rtol=1e-4, atol=1e-6)
@@ -76,7 +77,7 @@ def test_running_average(seed, momentum, number):
     squares = []
     for i in range(number):
         batch = make_map((2, 3, 4, 5), seed + i, 1 + i)
-        uncertainty(batch, perturbation)
+        update(uncertainty, batch, perturbation)
         squares.append(0.25 * batch.double().square().mean((0, 2, 3)))
     weights = momentum * (1 - momentum)**torch.arange(number - 1, -1, -1.0).double()
     expected = (weights[:, None] * torch.stack(squares)).sum(0) / weights.sum()
@@ -84,7 +85,7 @@ def test_running_average(seed, momentum, number):
                                rtol=1e-4, atol=1e-6)
     before = uncertainty.state_dict()
     before = {key: value.clone() for key, value in before.items()}
-    uncertainty.eval()(make_map((2, 3, 4, 5), seed + 99), perturbation)
+    update(uncertainty.eval(), make_map((2, 3, 4, 5), seed + 99), perturbation)
     assert all(torch.equal(value, before[key]) for key, value in uncertainty.state_dict().items())
 
 
@@ -92,7 +93,7 @@ def test_running_average(seed, momentum, number):
 def test_it_carries_no_gradient(cfg, seed, shape, rescale):
     student, teacher = (make_map(shape, seed + i).requires_grad_() for i in range(2))
     uncertainty = AvatarVariance(rescale=rescale)
-    divide = uncertainty(teacher, build(cfg))
+    divide = update(uncertainty, teacher, build(cfg))
     divide(student).sum().backward()
     assert teacher.grad is None and not uncertainty.sigma.requires_grad
     torch.testing.assert_close(student.grad, divide(torch.ones_like(student)).detach())

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmakd.distillers.checkpoint import load_teacher_checkpoint
+from mmakd.distillers.teacher import load_teacher_checkpoint
 from mmakd.utils.errors import ConfigError
 from mmakd.utils.references import resolve_model
 

@@ -1,0 +1,177 @@
+"""What losses over features have in common: precision, emptiness, shapes, and how they are run."""
+import inspect
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..avatars import Perturbation, Uncertainty
+from ..utils.build import build
+from ..utils.errors import ConfigError, check_numbers
+
+
+def float32(forward: Callable) -> Callable:
+    """Decorate ``forward(self, preds_S, preds_T, ...)`` to see float32 and no autocast.
+
+    Args:
+        forward (Callable): Method over student's and teacher's features, each a tensor or a list.
+
+    Returns:
+        Callable: The same method for features of any floating type.
+    """
+
+    @wraps(forward)
+    def wrapper(self: Any, preds_S: Any, preds_T: Any, *args: Any, **kwargs: Any) -> Tensor:
+        first = preds_S if isinstance(preds_S, Tensor) else next(iter(preds_S), None)
+        if first is None:
+            raise ValueError('no student map is given')
+        with torch.autocast(first.device.type, enabled=False):
+            return forward(self, _to_float(preds_S), _to_float(preds_T), *args, **kwargs)
+
+    wrapper.is_float32 = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _to_float(features: Any) -> Any:
+    if isinstance(features, Tensor):
+        return features.float()
+    return [feature.float() for feature in features]
+
+
+def feature_loss(forward: Callable) -> Callable:
+    """Decorate a loss over two features to compute in float32, and to give zero for empty ones.
+
+    Args:
+        forward (Callable): Method ``forward(self, preds_S, preds_T, ...)``.
+
+    Returns:
+        Callable: The same method for features of any floating type and any size.
+    """
+
+    @float32
+    @wraps(forward)
+    def wrapper(self: Any, preds_S: Tensor, preds_T: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not preds_S.numel() and preds_S.shape == preds_T.shape:
+            return zero_loss(self, preds_S)
+        return forward(self, preds_S, preds_T, *args, **kwargs)
+
+    return wrapper
+
+
+def zero_loss(loss: nn.Module, preds_S: Tensor) -> Tensor:
+    """Give zero where there is nothing to compare, as with no RoI in the batch.
+
+    Args:
+        loss (nn.Module): What would have been computed.
+        preds_S (Tensor): An empty student map.
+
+    Returns:
+        Tensor: Scalar 0, in which every parameter has a part: DDP waits for its gradient.
+    """
+    return preds_S.sum() + sum(parameter.sum() * 0 for parameter in loss.parameters())
+
+
+def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
+    """Build a loss over features.
+
+    Args:
+        cfg (dict): Its config.
+        channels (int, optional): Channels of the maps, where its type has this argument.
+        level (int): Which of a task's levels it is for, where its type has this argument.
+
+    Returns:
+        nn.Module: The loss.
+
+    Raises:
+        ConfigError: If it cannot be built, or is something else.
+    """
+    loss = build(cfg, offer=dict(channels=channels, level=level))
+    if not isinstance(loss, nn.Module) or isinstance(loss, (Perturbation, Uncertainty)):
+        raise ConfigError(f'type={cfg["type"]!r}: is no loss; give e.g. ChannelWiseDivergence')
+    check_numbers(not_negative=dict(loss_weight=getattr(loss, 'loss_weight', 1.0)))
+    return loss
+
+
+def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
+             data_samples: list | None = None) -> Tensor:
+    """Run a loss, one of another package by the same rules as ours.
+
+    Args:
+        loss (nn.Module): Any loss, ``forward(preds_S, preds_T)``.
+        preds_S (Tensor): Student map (N, C, H, W) or vectors (N, C).
+        preds_T (Tensor): The teacher's.
+        data_samples (list, optional): Those of the batch, for a loss whose ``forward`` names
+            ``data_samples``. Defaults to None.
+
+    Returns:
+        Tensor: What the loss gives.
+    """
+    is_float32, takes_samples = _traits(type(loss))
+    options = dict(data_samples=data_samples) if takes_samples else {}
+    if is_float32:
+        return loss(preds_S, preds_T, **options)
+    return _run_foreign(loss, preds_S, preds_T, **options)
+
+
+@cache
+def _traits(kind: type[nn.Module]) -> tuple[bool, bool]:
+    return (hasattr(kind.forward, 'is_float32'),
+            'data_samples' in inspect.signature(kind.forward).parameters)
+
+
+@feature_loss
+def _run_foreign(loss: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    return loss(*args, **kwargs)
+
+
+def known_channels(channels: Any, loss: str) -> int:
+    """Read the number of channels that a loss with weights of its own has to know.
+
+    Args:
+        channels (Any): The argument ``channels``.
+        loss (str): Name of the loss, for the message.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        ConfigError: If it is no integer above 0.
+    """
+    if not isinstance(channels, int) or channels < 1:
+        raise ConfigError(f'channels={channels!r}: {loss} has to know the channels of the '
+                          "teacher's map; a task of AvatarDistiller gives them, elsewhere set "
+                          'e.g. channels=256')
+    return channels
+
+
+def check_same_shape(preds_S: Tensor, preds_T: Tensor) -> None:
+    """Check two features before broadcasting hides that they differ.
+
+    Args:
+        preds_S (Tensor): The student's.
+        preds_T (Tensor): The teacher's.
+
+    Raises:
+        ValueError: If their shapes differ.
+    """
+    if preds_S.shape != preds_T.shape:
+        raise ValueError(f'student map {tuple(preds_S.shape)}, but teacher map '
+                         f'{tuple(preds_T.shape)}')
+
+
+def check_maps(preds_S: Tensor, preds_T: Tensor) -> None:
+    """Check that two features are maps (N, C, H, W) of one shape.
+
+    Args:
+        preds_S (Tensor): The student's.
+        preds_T (Tensor): The teacher's.
+
+    Raises:
+        ValueError: If their shapes differ, or they are no maps.
+    """
+    check_same_shape(preds_S, preds_T)
+    if preds_S.dim() != 4:
+        raise ValueError(f'features {tuple(preds_S.shape)} are no maps (N, C, H, W); for vectors '
+                         'take FeatureMSELoss, PKDLoss or KLDivergence')
