@@ -39,6 +39,14 @@ def find_type(cfg: Any, registry: Registry = MODELS) -> Any:
     return found
 
 
+def known_arguments(found: Any) -> set[str] | None:
+    """List the arguments of a class or function; None where it takes any (``**kwargs``)."""
+    parameters = inspect.signature(found).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters}
+
+
 def check_arguments(cfg: dict, found: Any) -> None:
     """Check the arguments of a component's config by the signature of its type.
 
@@ -51,13 +59,12 @@ def check_arguments(cfg: dict, found: Any) -> None:
     Raises:
         ConfigError: With all problems at once, if an argument is unknown or of a wrong type.
     """
-    parameters = inspect.signature(found).parameters
+    known = known_arguments(found)
     given = {key: value for key, value in cfg.items() if key not in ('type', '_scope_')}
     problems = []
-    if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+    if known is not None:
         problems = [f'{key}={brief(given[key])}: {_name(found)} has no such argument; '
-                    f'{suggest(key, {"type", *parameters})}'
-                    for key in sorted(set(given) - set(parameters))]
+                    f'{suggest(key, {"type", *known})}' for key in sorted(set(given) - known)]
     if found.__module__.startswith('mmakd.'):
         problems += wrong_types(given, found)
     if problems:

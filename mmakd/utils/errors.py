@@ -108,8 +108,8 @@ def describe(error: BaseException) -> str:
     lines = [' '.join(line.split()) for line in text.strip().splitlines()]
     # The registry's hints on custom imports are left out.
     words = ': '.join([type(error).__name__, *lines[:1]]).split('. Please check whether')[0]
-    wrong = re.search(r'(\w+) is not in the [\w: ]+ registry|(\w+)\.__init__\(\) got an unexpected '
-                      r"keyword argument '(\w+)'", words)
+    wrong = re.search(r"(\w+) is not in the [\w: ]+ registry"
+                      r"|(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", words)
     if not wrong:
         return words
     roots = [value for value in vars(registries).values() if isinstance(value, Registry)]
