@@ -24,9 +24,8 @@ from .top_level import nearest_key
 _DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
                   'checkpoint', 'visualization')
 # What our hooks do to look at model and training, and nothing else.
-_CHECKS = {PerturbationHook: PerturbationHook.before_train,
-           DistillationScheduleHook: DistillationScheduleHook.before_train,
-           TeacherEvalHook: TeacherEvalHook._check}
+_CHECKS = {kind: kind.before_run
+           for kind in (PerturbationHook, DistillationScheduleHook, TeacherEvalHook)}
 
 
 def check_hooks(cfg: Config, model: nn.Module | None, loop: BaseLoop | None,
@@ -41,6 +40,7 @@ def check_hooks(cfg: Config, model: nn.Module | None, loop: BaseLoop | None,
     """
     with _visualizer(cfg, findings):
         default = cfg.get('default_hooks') or {}
+        hooks: list[Hook | None] = []
         with findings.attempt('default_hooks'):
             for name, hook in default.items():
                 key = f'default_hooks.{name}'
@@ -49,13 +49,13 @@ def check_hooks(cfg: Config, model: nn.Module | None, loop: BaseLoop | None,
                     findings.warn(f'{key}: comes on top of the hooks that the Runner has by '
                                   f'default; did you mean {right!r}?')
                 if hook is not None:
-                    _check_hook(hook, key, findings)
+                    hooks.append(_check_hook(hook, key, findings))
                 elif name not in _DEFAULT_HOOKS:
                     findings.add(f'{key}=None: the Runner has no such hook to leave out')
         custom = cfg.get('custom_hooks') or []
         if isinstance(custom, (list, tuple)):
-            hooks = [_check_hook(hook, f'custom_hooks.{i}', findings)
-                     for i, hook in enumerate(custom)]
+            hooks += [_check_hook(hook, f'custom_hooks.{i}', findings)
+                      for i, hook in enumerate(custom)]
             _check_together(cfg, hooks, model, loop, findings)
         else:
             findings.add(f'custom_hooks={custom!r}: expected a list of dict(type=...)')
@@ -97,12 +97,7 @@ def _check_hook(cfg: Any, key: str, findings: Findings) -> Hook | None:
                          f'{suggest(priority, Priority.__members__)}')
     if check_component(cfg, key, HOOKS, findings) is None:
         return None
-    found = Findings()
-    hook = build_component(cfg, key, HOOKS, found)
-    # Our hooks name their keys in full, by type instead of position.
-    findings.problems += [problem.removeprefix(f'{key}.') if problem.startswith(
-        f'{key}.custom_hooks.') else problem for problem in found.problems]
-    return hook
+    return build_component(cfg, key, HOOKS, findings)
 
 
 def _check_together(cfg: Config, hooks: list[Hook | None], model: nn.Module | None,
@@ -113,7 +108,7 @@ def _check_together(cfg: Config, hooks: list[Hook | None], model: nn.Module | No
     runner = SimpleNamespace(
         cfg=cfg, model=model, hooks=[hook for hook in hooks if hook is not None],
         train_loop=loop, max_epochs=loop.max_epochs, max_iters=loop.max_iters,
-        val_loop=cfg.get('val_cfg'))
+        val_loop=cfg.get('val_cfg'), optim_wrapper=None)
     if model is None:
         # The names of its tasks are known all the same.
         runner.model = nn.Module()

@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 
 from mmakd.distillers.roi import RoIRecorder
 from mmakd.distillers.teacher import Teacher
-from mmakd.hooks.score_cache import digest
+from mmakd.hooks.teacher_eval_hook import digest
 from mmakd.utils.errors import ConfigError
 from tests.distillers.norms import assert_close, randomize_norms
 from tests.integration.comparison import same

@@ -56,8 +56,10 @@ def test_training_resumed_where_other_tasks_are_active(config, train):
     def load():
         cfg = config('seg', iters=4)
         cfg.model.distill = TASKS
-        cfg.custom_hooks = [dict(type='DistillationScheduleHook', tasks=['logits'], begin=2),
-                            dict(type='ExactResumeHook')]
+        cfg.default_hooks.update(
+            distillation_schedule=dict(
+                type='DistillationScheduleHook', tasks=['logits'], begin=2),
+            exact_resume=dict(type='ExactResumeHook'))
         cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=-1)
         return cfg
 

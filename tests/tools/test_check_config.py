@@ -43,7 +43,7 @@ def check(workspace, capsys, monkeypatch):
 
 @pytest.fixture
 def child(workspace):
-    """Write a child of a config: ``child(DET, 'custom_hooks = []')``."""
+    """Write a child of a config: ``child(DET, 'resume = True')``."""
 
     def write(base, *lines):
         path = workspace / 'child.py'
@@ -139,19 +139,20 @@ BROKEN = {
         "'start_factor'?",
         "param_scheduler.1.type='CosineAnealingLR': not registered; did you mean "
         "'CosineAnnealingLR'"]),
-    'hooks': (DET, ['custom_hooks.0.mode=linaer', 'default_hooks.checkpoint.priority=VERY_LO',
+    'hooks': (DET, ['default_hooks.perturbation.mode=linaer',
+                    'default_hooks.checkpoint.priority=VERY_LO',
                     'default_hooks.visualization.type=DetVisualizationHok'], [
-        "custom_hooks.PerturbationHook.mode='linaer': did you mean 'linear'?",
+        "default_hooks.perturbation.mode='linaer': did you mean 'linear'?",
         "default_hooks.checkpoint.priority='VERY_LO': must be 0 to 100 or a name; did you mean "
         "'VERY_LOW'",
         "default_hooks.visualization.type='DetVisualizationHok': not registered; did you mean "
         "'DetVisualizationHook'"]),
-    'task of a hook': (DET, ['custom_hooks.0.type=DistillationScheduleHook',
-                             'custom_hooks.0.tasks=[fp]'], [
-        "custom_hooks.DistillationScheduleHook.tasks=['fp']: the model has no task 'fp'; did you "
+    'task of a hook': (DET, ['default_hooks.perturbation.type=DistillationScheduleHook',
+                             'default_hooks.perturbation.tasks=[fp]'], [
+        "DistillationScheduleHook.tasks=['fp']: the model has no task 'fp'; did you "
         "mean 'fpn'?"]),
-    'hook and loop': (SEG, ['custom_hooks.0.by_epoch=True'], [
-        'custom_hooks.PerturbationHook.by_epoch=True: this training counts iterations']),
+    'hook and loop': (SEG, ['default_hooks.perturbation.by_epoch=True'], [
+        'PerturbationHook.by_epoch=True: this training counts iterations']),
     'visualizer': (DET, ['visualizer.type=DetLocalVisualiser',
                          'visualizer.vis_backends.0.type=LocalVisBackand'], [
         "visualizer.vis_backends.0.type='LocalVisBackand': not registered; did you mean "
@@ -173,12 +174,12 @@ BROKEN = {
         "model.teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has published"]),
     'real detector': (RETINANET, ['model.teacher=mmdet::retinanet/retinanet_r101_fpn_2x_coc.py',
                                   'model.distill.fpn.tap=nek',
-                                  'custom_hooks.0.type=PerturbatonHook'], [
+                                  'default_hooks.perturbation.type=PerturbatonHook'], [
         "model.teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coc.py': mmdet ships no such "
         "config; did you mean 'retinanet/retinanet_r101_fpn_2x_coco.py'",
         "model.distill.fpn.tap='nek': the student (RetinaNet) has no such module; did you mean "
         "'neck'?",
-        "custom_hooks.0.type='PerturbatonHook': not registered; did you mean "
+        "default_hooks.perturbation.type='PerturbatonHook': not registered; did you mean "
         "'PerturbationHook'"]),
     'wrong types of values': (SEG, [
         'model.distill.logits.loss.criterion=3', 'train_dataloader=3', 'optim_wrapper=3',
@@ -448,8 +449,7 @@ def test_top_level_preprocessor_reaches_the_model_as_in_the_runner(check, child)
     status, output = check(child(
         DET, "data_preprocessor = dict(type='DetDataPreprocesor')",
         "model = dict(_delete_=True, type='RetinaNet', backbone=dict(type='ResNet', depth=18), "
-        "neck=None, bbox_head=dict(type='RetinaHead', num_classes=6, in_channels=512))",
-        'custom_hooks = []'))
+        "neck=None, bbox_head=dict(type='RetinaHead', num_classes=6, in_channels=512))"))
     assert status == 1
     assert [problem.split(' or ')[0] for problem in problems(output)] == [
         "model.data_preprocessor.type='DetDataPreprocesor': not registered; did you mean "
