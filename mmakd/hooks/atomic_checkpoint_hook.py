@@ -1,5 +1,6 @@
 """Checkpoints that are never half written, and never fewer than promised."""
 import os
+import uuid
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-_PART = '.{}.part'
-
 
 @register_backend('atomic')
 class AtomicLocalBackend(LocalBackend):
@@ -20,16 +19,13 @@ class AtomicLocalBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file under another name, and rename it when it is on the disk.
 
-        Args:
-            obj (bytes): What is written.
-            filepath (str | Path): The file.
-
         Raises:
             OSError: If it cannot be written. What was there before still is.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(_PART.format(path.name))
+        # Two trainings may write the same file.
+        part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
         try:
             with part.open('wb') as file:
                 file.write(obj)
@@ -62,18 +58,14 @@ class AtomicCheckpointHook(CheckpointHook):
     last_ckpt: Any
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the backend, and remove what a killed run has left half written.
-
-        Args:
-            runner (Runner): The runner of the training process.
-        """
+        """Choose the backend, and remove what a killed run has left half written."""
         is_local = '://' not in str(self.out_dir or runner.work_dir)
         if is_local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend='atomic')
         super().before_train(runner)
         if is_main_process():
             for folder in {Path(runner.work_dir), *([Path(self.out_dir)] if is_local else [])}:
-                for part in folder.glob(_PART.format('*')):
+                for part in folder.glob('.*.part'):
                     part.unlink()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:

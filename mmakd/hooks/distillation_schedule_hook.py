@@ -8,10 +8,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..utils.errors import ConfigError, ConfigProblems, suggest
-from .model import unwrapped_model
+from .runner import is_training, unwrapped_model
 from .schedule import Schedule
-
-_KEY = 'custom_hooks.DistillationScheduleHook'
 
 
 @HOOKS.register_module()
@@ -54,58 +52,52 @@ class DistillationScheduleHook(Hook):
         problems = ConfigProblems()
         if tasks is not None and (not isinstance(tasks, (list, tuple)) or not tasks or
                                   not all(isinstance(name, str) for name in tasks)):
-            problems.add(f'{_KEY}.tasks={tasks!r}: must be None (all tasks) or a list of names, '
-                         "e.g. ['fpn']")
-        with problems.under(_KEY):
+            problems.add(f"tasks={tasks!r}: must be None (all tasks) or a list of names, e.g. "
+                         "['fpn']")
+        with problems.under(''):
             self.schedule = Schedule(mode, start, end, begin, stop, by_epoch)
         if not isinstance(warmup, int) or warmup < 0:
-            problems.add(f'{_KEY}.warmup={warmup!r}: must be an integer >= 0')
+            problems.add(f'warmup={warmup!r}: must be an integer >= 0')
         problems.raise_if_any()
         if stop is not None and warmup > stop - begin:
-            raise ConfigError(f'{_KEY}.warmup={warmup}: is longer than from begin={begin} to '
+            raise ConfigError(f'warmup={warmup}: is longer than from begin={begin} to '
                               f'stop={stop}; shorten it')
         self.tasks = tasks
         self.warmup = warmup
 
-    def before_train(self, runner: Runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         """Check the schedule against model and training.
-
-        Args:
-            runner (Runner): The runner of the training process.
 
         Raises:
             ConfigError: With all problems at once, if the model has no tasks or not these, another
                 hook sets the same task, or epochs are counted in an iteration-based loop.
         """
+        if not is_training(runner):
+            return
+        key = 'DistillationScheduleHook'
         problems = ConfigProblems()
         known = getattr(unwrapped_model(runner), 'distiller', None)
         if not isinstance(known, nn.ModuleDict):
-            problems.add(f'{_KEY}: the model has no distillation tasks; remove the hook or train '
+            problems.add(f'{key}: the model has no distillation tasks; remove the hook or train '
                          "model=dict(type='AvatarDistiller', ...)")
         else:
             for name in self._names(known):
                 if name not in known:
-                    problems.add(f'{_KEY}.tasks={self.tasks!r}: the model has no task {name!r}; '
+                    problems.add(f'{key}.tasks={self.tasks!r}: the model has no task {name!r}; '
                                  f'{suggest(name, known)}')
             for name in known:
                 hooks = [hook for hook in runner.hooks
                          if isinstance(hook, DistillationScheduleHook)
                          and name in hook._names(known)]
                 if len(hooks) > 1 and self in hooks:
-                    problems.add(f'{_KEY}.tasks={self.tasks!r}: {len(hooks)} such hooks set the '
+                    problems.add(f'{key}.tasks={self.tasks!r}: {len(hooks)} such hooks set the '
                                  f'task {name!r}; leave it to one of them')
-        with problems.under(_KEY):
+        with problems.under(key):
             self.schedule.check(runner)
         problems.raise_if_any()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Set and log the factors.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            batch_idx (int): Index of the batch in the loop.
-            data_batch (Any): The batch. Defaults to None.
-        """
+        """Set and log the factors."""
         tasks: Any = unwrapped_model(runner).distiller
         factor = self._factor(runner)
         for name in self._names(tasks):

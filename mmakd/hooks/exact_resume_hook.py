@@ -41,31 +41,17 @@ class ExactResumeHook(Hook):
         self._batches: SeededBatchSampler | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note what the checkpoint tells about its training.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            checkpoint (dict): What was loaded.
-        """
+        """Note what the checkpoint tells about its training."""
         self._checkpoint = dict(parts=set(checkpoint), **checkpoint.get('meta', {}).get(_KEY, {}))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what a resumed training must have in common with this one.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            checkpoint (dict): What is saved.
-        """
+        """Add what a resumed training must have in common with this one."""
         sampler = _sampler(runner.train_loop.dataloader)
         checkpoint['meta'][_KEY] = dict(world_size=get_world_size(),
                                         sampler_seed=getattr(sampler, 'seed', None))
 
     def before_train(self, runner: Runner) -> None:
-        """Seed the augmentations, and say where a resumed training cannot be exact.
-
-        Args:
-            runner (Runner): The runner of the training process.
-        """
+        """Seed the augmentations, and say where a resumed training cannot be exact."""
         _warn_of_config(runner)
         if runner.iter > 0:  # else weights were loaded, no training resumed
             _warn_of_checkpoint(runner, self._checkpoint)
@@ -76,23 +62,13 @@ class ExactResumeHook(Hook):
                                            mix_seed(runner.seed, get_rank()))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the augmentations where in the training the next batch is.
-
-        Args:
-            runner (Runner): The runner of the training process.
-        """
+        """Tell the augmentations where in the training the next batch is."""
         assert self._batches is not None
         self._batches.position = 0 if _replays(runner) else runner.iter
         _discard_loaded(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Start the global streams of this iteration.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            batch_idx (int): Index of the batch in the loop.
-            data_batch (Any): The batch. Defaults to None.
-        """
+        """Start the global streams of this iteration."""
         seed_rng(mix_seed(runner.seed, get_rank(), runner.iter))
 
 

@@ -1,6 +1,5 @@
 """Schedule, randomness and logging of the perturbations."""
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,10 +11,8 @@ from ..avatars import DropoutPerturbation
 from ..losses import UncertaintyFeatureLoss
 from ..utils.errors import ConfigProblems
 from ..utils.rng import mix_seed
-from .model import unwrapped_model
+from .runner import is_training, unwrapped_model
 from .schedule import Schedule
-
-_KEY = 'custom_hooks.PerturbationHook'
 
 
 @HOOKS.register_module()
@@ -26,7 +23,8 @@ class PerturbationHook(Hook):
     deviation, is set from the schedule, and the Avatars' streams start anew from (seed, rank,
     iteration, task), so a resumed run draws the same Avatars. The message hub, and through it
     every visualizer, gets ``perturbation_strength`` and ``sigma/<task>.<level>``, the mean over
-    channels.
+    channels. A model without ``UncertaintyFeatureLoss`` is left alone, because a child config can
+    change its parent's loss but cannot remove its parent's hook.
 
     Args:
         mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` go from ``start``
@@ -46,78 +44,64 @@ class PerturbationHook(Hook):
 
     def __init__(self, mode: str = 'constant', start: float = 1.0, end: float = 1.0,
                  begin: int = 0, stop: int | None = None, by_epoch: bool = False) -> None:
-        problems = ConfigProblems()
-        with problems.under(_KEY):
-            self.schedule = Schedule(mode, start, end, begin, stop, by_epoch)
-        problems.raise_if_any()
+        self.schedule = Schedule(mode, start, end, begin, stop, by_epoch)
+        self._losses: dict[str, UncertaintyFeatureLoss] = {}
 
-    def before_train(self, runner: Runner) -> None:
-        """Check the schedule against the model.
-
-        Args:
-            runner (Runner): The runner of the training process.
+    def before_run(self, runner: Runner) -> None:
+        """Check the schedule against model and training.
 
         Raises:
-            ConfigError: If the model has no Avatars, a rate would reach 1, or epochs are counted
-                in an iteration-based loop.
+            ConfigError: With all problems at once, if there is another such hook, a rate would
+                reach 1, or epochs are counted in an iteration-based loop.
         """
+        if not is_training(runner):
+            return
         problems = ConfigProblems()
-        losses = dict(_avatar_losses(runner))
-        if not losses:
-            problems.add(f'{_KEY}: there is no UncertaintyFeatureLoss in the model; remove the '
-                         "hook or give a task loss=dict(type='UncertaintyFeatureLoss', ...)")
+        hooks = [hook for hook in runner.hooks if isinstance(hook, PerturbationHook)]
+        if len(hooks) > 1 and self is hooks[0]:
+            problems.add(f'PerturbationHook: the config has {len(hooks)} such hooks; leave one, '
+                         'in default_hooks.perturbation')
         start, end = self.schedule.start, self.schedule.end
-        for name, loss in losses.items():
+        for name, loss in _avatar_losses(runner).items():
             perturbation = loss.perturbation
             if isinstance(perturbation, DropoutPerturbation):
                 rate = perturbation.drop_rate * max(start, end)
                 if rate >= 1:
-                    problems.add(f'{_KEY}.start={start}, end={end}: the drop rate of {name!r} '
-                                 f'reaches {rate}; keep it below 1')
-        with problems.under(_KEY):
+                    problems.add(f'PerturbationHook.start={start}, end={end}: the drop rate of '
+                                 f'{name!r} reaches {rate}; keep it below 1')
+        with problems.under('PerturbationHook'):
             self.schedule.check(runner)
         problems.raise_if_any()
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Set the strength and start the Avatars' streams.
+    def before_train(self, runner: Runner) -> None:
+        """Find the losses with Avatars."""
+        self._losses = _avatar_losses(runner)
 
-        Args:
-            runner (Runner): The runner of the training process.
-            batch_idx (int): Index of the batch in the loop.
-            data_batch (Any): The batch. Defaults to None.
-        """
-        strength = self.schedule.value(runner)
-        for name, loss in _avatar_losses(runner):
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Set the strength and start the Avatars' streams."""
+        for name, loss in self._losses.items():
             if loss.perturbation is not None:
-                loss.perturbation.strength = strength
+                loss.perturbation.strength = self.schedule.value(runner)
             loss.reseed(mix_seed(runner.seed, runner.iter, name))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:
-        """Log the strength and sigma.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            batch_idx (int): Index of the batch in the loop.
-            data_batch (Any): The batch. Defaults to None.
-            outputs (dict, optional): Logged values of the model. Defaults to None.
-        """
+        """Log the strength and sigma."""
+        if not self._losses:
+            return
         hub = runner.message_hub
         hub.update_scalar('train/perturbation_strength', self.schedule.value(runner))
-        means = {}
-        for name, loss in _avatar_losses(runner):
-            for level, sigma in enumerate(loss.sigma):
-                means[name if len(loss.sigma) == 1 else f'{name}.{level}'] = sigma.mean()
-        if not means:
-            return
-        # One transfer for all; MMEngine has just waited for the losses in the same way.
-        for name, mean in zip(means, torch.stack(list(means.values())).tolist()):
-            if math.isfinite(mean):  # a loss of weight zero has not run
-                hub.update_scalar(f'train/sigma/{name}', mean)
+        means = {f'{name}.{level}' if len(loss.sigma) > 1 else name: sigma.mean()
+                 for name, loss in self._losses.items() for level, sigma in enumerate(loss.sigma)}
+        if means:
+            # One transfer for all; MMEngine has just waited for the losses in the same way.
+            for name, mean in zip(means, torch.stack(list(means.values())).tolist()):
+                if math.isfinite(mean):  # a loss of weight zero has not run
+                    hub.update_scalar(f'train/sigma/{name}', mean)
 
 
-def _avatar_losses(runner: Runner) -> Iterator[tuple[str, UncertaintyFeatureLoss]]:
+def _avatar_losses(runner: Runner) -> dict[str, UncertaintyFeatureLoss]:
     """Find the losses with Avatars, by a short name (``fpn.0`` for level 0 of task ``fpn``)."""
-    for name, module in unwrapped_model(runner).named_modules():
-        if isinstance(module, UncertaintyFeatureLoss):
-            yield name.removeprefix('distiller.').replace('.losses.', '.'), module
+    return {name.removeprefix('distiller.').replace('.losses.', '.'): module
+            for name, module in unwrapped_model(runner).named_modules()
+            if isinstance(module, UncertaintyFeatureLoss)}

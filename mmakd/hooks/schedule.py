@@ -51,9 +51,6 @@ class Schedule:
     def check(self, runner: Runner) -> None:
         """Check the schedule against the training.
 
-        Args:
-            runner (Runner): The runner of the training process.
-
         Raises:
             ConfigError: If epochs are counted in an iteration-based loop.
         """
@@ -61,25 +58,11 @@ class Schedule:
             raise ConfigError('by_epoch=True: this training counts iterations; set by_epoch=False')
 
     def now(self, runner: Runner) -> int:
-        """Tell how far the training is.
-
-        Args:
-            runner (Runner): The runner of the training process.
-
-        Returns:
-            int: Finished iterations, or epochs with ``by_epoch``.
-        """
+        """Count the finished iterations, or epochs with ``by_epoch``."""
         return runner.epoch if self.by_epoch else runner.iter
 
     def value(self, runner: Runner) -> float:
-        """Compute the value at present, from the iteration or epoch alone.
-
-        Args:
-            runner (Runner): The runner of the training process.
-
-        Returns:
-            float: Between ``start`` and ``end``.
-        """
+        """Compute the present value from the iteration or epoch alone."""
         last = runner.max_epochs if self.by_epoch else runner.max_iters
         stop = last if self.stop is None else self.stop
         past = (self.now(runner) - self.begin) / max(stop - self.begin, 1)

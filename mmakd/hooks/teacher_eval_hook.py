@@ -1,5 +1,7 @@
 """The teacher's own score."""
 import copy
+import hashlib
+import json
 import logging
 import re
 from numbers import Real
@@ -14,14 +16,15 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from rich.progress import track
+from torch import nn
 
 from ..utils.errors import ConfigError, ConfigProblems
 from ..utils.references import resolve_model
 from ..utils.rng import preserve_rng
-from .model import unwrapped_model
-from .score_cache import ScoreCache, digest
+from .atomic_checkpoint_hook import AtomicLocalBackend
+from .runner import is_training, unwrapped_model
 
-_KEY = 'custom_hooks.TeacherEvalHook'
+_KEY = 'TeacherEvalHook'
 # The metrics that tell how good a network is, as their names end, and what a perfect one gets.
 _PERFECT = dict(mAP=1, AP=1, AP50=1, mIoU=100, mDice=100, mFscore=100, PQ=100)
 _CAUSES = ("its class list or their order differs from the data set's, its checkpoint was "
@@ -62,35 +65,49 @@ class TeacherEvalHook(Hook):
 
     def __init__(self, cache_dir: str | None = None) -> None:
         if cache_dir is not None and (not isinstance(cache_dir, str) or not cache_dir):
-            raise ConfigError(f'{_KEY}.cache_dir={cache_dir!r}: must be None or the path of a '
-                              'folder')
+            raise ConfigError(f'cache_dir={cache_dir!r}: must be None or the path of a folder')
         self.cache_dir = cache_dir
         self.scores: dict[str, float] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Check that there is a teacher, and a validation.
+
+        Raises:
+            ConfigError: With all problems at once, if one is missing.
+        """
+        if not is_training(runner):
+            return
+        problems = ConfigProblems()
+        if not isinstance(getattr(unwrapped_model(runner), 'teacher', None), BaseModel):
+            problems.add(f'{_KEY}: the model has no teacher; remove the hook or train '
+                         "model=dict(type='AvatarDistiller', ...)")
+        elif 'teacher' not in runner.cfg.get('model', {}):
+            problems.add(f"{_KEY}: the runner's config has no model.teacher; build the runner "
+                         'by Runner.from_cfg')
+        if runner.val_loop is None or not runner.cfg.get('val_evaluator'):
+            problems.add(f'{_KEY}: the config has no validation; remove the hook or give val_cfg, '
+                         'val_dataloader and val_evaluator')
+        problems.raise_if_any()
 
     def before_train(self, runner: Runner) -> None:
         """Find the teacher's scores in the cache, or evaluate it.
 
-        Args:
-            runner (Runner): The runner of the training process.
-
         Raises:
-            ConfigError: If there is no teacher or no validation, or the teacher's predictions do
-                not fit the evaluator.
+            ConfigError: If the teacher's predictions do not fit the evaluator.
         """
-        self._check(runner)
         teacher = unwrapped_model(runner).teacher
-        cache = ScoreCache(self.cache_dir or Path(torch.hub.get_dir(), 'mmakd', 'teacher_scores'))
+        folder = Path(self.cache_dir or Path(torch.hub.get_dir(), 'mmakd', 'teacher_scores'))
         found: list[Any] = [None]
         if is_main_process():
-            name = _score_name(runner, teacher)
-            found = [cache.load(name)]
+            path = folder / f'{_score_name(runner, teacher)}.json'
+            found = [load_scores(path)]
         # All ranks evaluate, or none.
         broadcast_object_list(found)
         if found[0] is None:
             print_log('Evaluating the teacher on the validation set', 'current')
             self.scores = _evaluate(runner, teacher)
             if is_main_process():
-                cache.save(name, self.scores, teacher_ckpt=runner.cfg.model.get('teacher_ckpt'))
+                save_scores(path, self.scores, teacher_ckpt=runner.cfg.model.get('teacher_ckpt'))
         else:
             self.scores = found[0]
         listed = ', '.join(f'{metric}: {score:.4f}' for metric, score in self.scores.items())
@@ -104,12 +121,7 @@ class TeacherEvalHook(Hook):
             _warn(f'The teacher scores next to nothing ({main}: {self.scores[main]:.4f})')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Log the teacher's scores; at the first validation compare them with the student's.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            metrics (dict[str, float], optional): The student's. Defaults to None.
-        """
+        """Log the teacher's scores; at the first validation compare them with the student's."""
         hub = runner.message_hub
         for metric, score in self.scores.items():
             hub.update_scalar(f'val/teacher/{metric}', score)
@@ -122,21 +134,47 @@ class TeacherEvalHook(Hook):
             _warn(f'The teacher ({main}: {self.scores[main]:.4f}) is no better than the student '
                   f'at its first validation ({metrics[main]:.4f})')
 
-    def _check(self, runner: Runner) -> None:
-        problems = ConfigProblems()
-        if not isinstance(getattr(unwrapped_model(runner), 'teacher', None), BaseModel):
-            problems.add(f'{_KEY}: the model has no teacher; remove the hook or train '
-                         "model=dict(type='AvatarDistiller', ...)")
-        elif 'teacher' not in runner.cfg.get('model', {}):
-            problems.add(f"{_KEY}: the runner's config has no model.teacher; build the runner "
-                         'by Runner.from_cfg')
-        if runner.val_loop is None or not runner.cfg.get('val_evaluator'):
-            problems.add(f'{_KEY}: the config has no validation; remove the hook or give val_cfg, '
-                         'val_dataloader and val_evaluator')
-        problems.raise_if_any()
-
     def _main_metric(self) -> str | None:
         return next((metric for metric in self.scores if _kind(metric) in _PERFECT), None)
+
+
+def digest(network: nn.Module, *settings: Any) -> str:
+    """Identify what a network's score depends on.
+
+    Args:
+        network (nn.Module): The network, whose weights count byte by byte.
+        *settings (Any): What else the score depends on; their ``repr`` counts.
+
+    Returns:
+        str: SHA-256, 64 hexadecimal digits.
+    """
+    sha256 = hashlib.sha256(repr(settings).encode())
+    for name, value in network.state_dict().items():
+        sha256.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
+        sha256.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+def load_scores(path: Path) -> dict[str, float] | None:
+    """Read the scores by metric; None where there is no file, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        scores = json.loads(path.read_text())['scores']
+        return {metric: float(score) for metric, score in scores.items()}
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        print_log(f'{path} is damaged and not used ({type(error).__name__}: {error})',
+                  'current', level=logging.WARNING)
+        return None
+
+
+def save_scores(path: Path, scores: dict[str, float], **notes: Any) -> None:
+    """Write the scores by metric, and notes for a human reader; warn where that fails."""
+    text = json.dumps(dict(notes, scores=scores), indent=1) + '\n'
+    try:
+        AtomicLocalBackend().put(text.encode(), path)
+    except OSError as error:
+        print_log(f'The scores are not kept: {error}', 'current', level=logging.WARNING)
 
 
 def _kind(metric: str) -> str:

@@ -84,8 +84,8 @@ def make_runner(tmp_path):
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=1),
-                checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False)),
-            custom_hooks=[dict(type='PerturbationHook', **(hook or {}))],
+                checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
+                perturbation=dict(type='PerturbationHook', **(hook or {}))),
             randomness=dict(seed=seed),
             experiment_name=f'test_perturbation_hook_{uuid.uuid4().hex}',
             **options)
@@ -188,7 +188,7 @@ def test_bad_argument_is_named(options, start):
     with pytest.raises(ConfigError) as caught:
         PerturbationHook(**options)
     problem, = caught.value.problems
-    assert problem.startswith(f'custom_hooks.PerturbationHook.{start}')
+    assert problem.startswith(start)
 
 
 def test_bad_arguments_are_reported_together():
@@ -202,7 +202,6 @@ def test_bad_arguments_are_reported_together():
     (dict(start=2), make_loss(drop_rate=0.5), ["the drop rate of 'akd' reaches 1.0"]),
     (dict(mode='linear', end=4), make_loss(type='DropBlockPerturbation', drop_rate=0.3),
      ["the drop rate of 'akd' reaches 1.2"]),
-    (dict(), dict(type='FeatureMSELoss'), ['no UncertaintyFeatureLoss in the model']),
     (dict(by_epoch=True, mode='cosine', end=10), None,
      ["the drop rate of 'akd' reaches 1.0", 'by_epoch=True: ']),
 ])
@@ -214,7 +213,7 @@ def test_misfit_of_hook_and_training_stops_before_the_first_batch(make_runner, h
     problems = caught.value.problems
     assert len(problems) == len(messages)
     for problem, message in zip(problems, messages):
-        assert problem.startswith('custom_hooks.PerturbationHook') and message in problem
+        assert problem.startswith('PerturbationHook.') and message in problem
     assert not runner.model.strengths
 
 
@@ -227,3 +226,33 @@ def test_fitting_schedule_trains(make_runner, hook, loss):
     runner = make_runner(hook, loss, length=1)
     runner.train()
     assert runner.iter == 1
+
+
+def test_model_without_avatars_is_left_alone(toy, train):
+    hook = {'default_hooks.perturbation': dict(type='PerturbationHook', mode='linear', end=0)}
+    scalars = train(toy('seg', 'cwd', **hook)).message_hub.log_scalars
+    assert 'train/distill.loss_logits' in scalars
+    assert not any('perturbation' in name or 'sigma' in name for name in scalars)
+
+
+def test_one_hook_a_training(make_runner):
+    runner = make_runner(custom_hooks=[dict(type='PerturbationHook', mode='linear')])
+    with pytest.raises(ConfigError, match=r'^PerturbationHook: the config has 2 such hooks'):
+        runner.train()
+
+
+def test_modules_are_not_searched_in_every_iteration(make_runner, monkeypatch):
+    searched = []
+    named_modules = ToyModel.named_modules
+
+    def counted(self, *args, **kwargs):
+        searched.append(self)
+        return named_modules(self, *args, **kwargs)
+
+    monkeypatch.setattr(ToyModel, 'named_modules', counted)
+    counts = []
+    for length in (1, 5):
+        train(make_runner(length=length))
+        counts.append(len(searched))
+        searched.clear()
+    assert counts[0] == counts[1]

@@ -13,12 +13,15 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.structures import InstanceData
+from torch import nn
 
 from mmakd.hooks import TeacherEvalHook
+from mmakd.hooks.teacher_eval_hook import digest, load_scores, save_scores
 from mmakd.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-KEY = 'custom_hooks.TeacherEvalHook'
+KEY = 'TeacherEvalHook'
+EVAL = {'default_hooks.teacher_eval': dict(type='TeacherEvalHook', cache_dir='cache')}
 CHECKPOINT = {'det': 'epoch_1.pth', 'seg': 'iter_4.pth'}
 
 
@@ -88,13 +91,8 @@ def short(toy):
     return load
 
 
-def hooks(*others, **options):
-    return [dict(type='PerturbationHook'), *others,
-            dict(type='TeacherEvalHook', cache_dir='cache', **options)]
-
-
 def oracle(cfg, **options):
-    cfg.custom_hooks = hooks()
+    cfg.merge_from_dict(EVAL)
     cfg.model.teacher = dict(cfg=cfg.model.teacher, type='Oracle', **options)
     return cfg
 
@@ -119,7 +117,7 @@ def test_score_is_that_of_evaluating_the_plain_teacher(short, train, teacher_che
         alone = short('seg', 'teacher', load_from=str(teacher_checkpoint), **changes)
         expected = Runner.from_cfg(alone).val()
 
-        cfg = short('seg', custom_hooks=hooks())
+        cfg = short('seg', **EVAL)
         cfg.model.teacher_ckpt = str(teacher_checkpoint)
         cfg.model.teacher = dict(cfg=cfg.model.teacher, data_preprocessor=preprocessor)
         scores.append(logged_scores(train(cfg)))
@@ -128,7 +126,7 @@ def test_score_is_that_of_evaluating_the_plain_teacher(short, train, teacher_che
 
 
 def test_images_follow_the_teacher_to_its_device(short):
-    cfg = short('seg', custom_hooks=hooks())
+    cfg = short('seg', **EVAL)
     runner = Runner.from_cfg(cfg)
     # As on a GPU, where the model's own ``to`` does not reach it.
     runner.model.teacher.data_preprocessor._device = torch.device('meta')
@@ -154,7 +152,7 @@ def test_wrong_order_of_classes_is_warned_of_at_once(short):
 
 def test_teacher_that_finds_nothing(short, train):
     for source in ('', ' (cached)'):
-        cfg = short('det', custom_hooks=hooks())
+        cfg = short('det', **EVAL)
         cfg.model.teacher = dict(cfg=cfg.model.teacher, test_cfg=dict(score_thr=0.99))
         runner = train(cfg)
         assert not logged_scores(runner)
@@ -180,7 +178,7 @@ def test_unknown_classes_stop_the_training(short):
 
 
 def test_logged_beside_the_student_and_not_given_to_other_hooks(toy, train):
-    cfg = toy('seg', 'akd-cwd', custom_hooks=hooks(dict(type='KeepMetrics')))
+    cfg = toy('seg', 'akd-cwd', custom_hooks=[dict(type='KeepMetrics')], **EVAL)
     cfg.train_cfg.val_interval = 2
     cfg.default_hooks.checkpoint.update(save_best='auto', rule='greater')
     runner = train(cfg)
@@ -203,7 +201,7 @@ def test_logged_beside_the_student_and_not_given_to_other_hooks(toy, train):
 def test_second_run_reads_the_score(short, train, evaluations, teacher_checkpoint):
     def run(**changes):
         del evaluations[:]
-        runner = train(short('seg', custom_hooks=hooks(), **{
+        runner = train(short('seg', **EVAL, **{
             'model.teacher_ckpt': str(teacher_checkpoint), **changes}))
         return logged_scores(runner), len(evaluations)
 
@@ -230,7 +228,7 @@ def test_second_run_reads_the_score(short, train, evaluations, teacher_checkpoin
 def test_what_changes_the_score_is_evaluated_anew(short, train, evaluations):
     def run(**changes):
         del evaluations[:]
-        cfg = short('seg', custom_hooks=hooks())
+        cfg = short('seg', **EVAL)
         teacher = changes.pop('teacher', None)
         if teacher:
             cfg.model.teacher = dict(cfg=cfg.model.teacher, **teacher)
@@ -249,12 +247,12 @@ def test_what_changes_the_score_is_evaluated_anew(short, train, evaluations):
 
 
 def test_damaged_file_is_written_anew(short, train, evaluations):
-    scores = logged_scores(train(short('seg', custom_hooks=hooks())))
+    scores = logged_scores(train(short('seg', **EVAL)))
     file, = Path('cache').iterdir()
     good = file.read_text()
     file.write_text(good[:-9])
     del evaluations[:]
-    runner = train(short('seg', custom_hooks=hooks()))
+    runner = train(short('seg', **EVAL))
     assert logged_scores(runner) == scores and evaluations
     assert f'{file} is damaged' in log_text(runner)
     assert file.read_text() == good and os.listdir('cache') == [file.name]
@@ -262,14 +260,14 @@ def test_damaged_file_is_written_anew(short, train, evaluations):
 
 def test_folder_that_cannot_be_written_does_not_stop_the_training(short, train):
     Path('cache').write_text('a file')
-    runner = train(short('seg', custom_hooks=hooks()))
+    runner = train(short('seg', **EVAL))
     assert logged_scores(runner) and 'The scores are not kept' in log_text(runner)
     assert Path('cache').read_text() == 'a file'
 
 
 def test_default_folder_is_beside_torch_hubs_checkpoints(short, train, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
-    train(short('seg', custom_hooks=[dict(type='TeacherEvalHook')]))
+    train(short('seg', **{'default_hooks.teacher_eval': dict(type='TeacherEvalHook')}))
     assert len(list((tmp_path / 'torch/hub/mmakd/teacher_scores').glob('*.json'))) == 1
 
 
@@ -281,8 +279,8 @@ def test_student_is_the_same_with_and_without(task, workers, toy, train):
         changes['train_cfg.val_interval'] = 2
     ema = dict(type='EMAHook', momentum=0.1)
     saved = []
-    for custom_hooks in (hooks(ema), hooks(ema)[:-1]):
-        cfg = toy(task, 'akd-cwd', custom_hooks=custom_hooks, **changes)
+    for more in (EVAL, {}):
+        cfg = toy(task, 'akd-cwd', custom_hooks=[ema], **more, **changes)
         runner = train(cfg)
         saved.append(torch.load(f'{cfg.work_dir}/{CHECKPOINT[task]}', weights_only=False))
         saved[-1]['validation'] = [
@@ -300,9 +298,9 @@ def test_student_is_the_same_with_and_without(task, workers, toy, train):
     (dict(mIoU=50.0), True), (dict(mIoU=60.0), False), (dict(mIoU=float('nan')), True),
     (dict(aAcc=10.0), False)])
 def test_teacher_no_better_than_the_students_first_validation(scores, warns, toy, monkeypatch):
-    cfg = toy('seg', 'akd-cwd', custom_hooks=hooks())
+    cfg = toy('seg', 'akd-cwd', **EVAL)
     cfg.train_cfg.val_interval = 2
-    monkeypatch.setattr('mmakd.hooks.score_cache.ScoreCache.load', lambda *args: scores)
+    monkeypatch.setattr('mmakd.hooks.teacher_eval_hook.load_scores', lambda *args: scores)
     runner = Runner.from_cfg(cfg)
     student = iter([50.0, 90.0])
     monkeypatch.setattr('mmengine.evaluator.Evaluator.evaluate',
@@ -314,12 +312,12 @@ def test_teacher_no_better_than_the_students_first_validation(scores, warns, toy
 
 
 def test_resumed_run_does_not_compare_again(toy, train, monkeypatch):
-    cfg = toy('seg', 'akd-cwd', custom_hooks=hooks())
+    cfg = toy('seg', 'akd-cwd', **EVAL)
     cfg.train_cfg.val_interval = 2
     cfg.default_hooks.checkpoint.interval = 3
-    monkeypatch.setattr('mmakd.hooks.score_cache.ScoreCache.load', lambda *args: dict(mIoU=-1.0))
+    monkeypatch.setattr('mmakd.hooks.teacher_eval_hook.load_scores', lambda *args: dict(mIoU=-1.0))
     first = train(cfg)
-    resumed = toy('seg', 'akd-cwd', custom_hooks=hooks(), resume=True,
+    resumed = toy('seg', 'akd-cwd', **EVAL, resume=True,
                   load_from=f'{cfg.work_dir}/iter_3.pth')
     second = train(resumed)
     assert 'no better than the student' in log_text(first)
@@ -328,13 +326,13 @@ def test_resumed_run_does_not_compare_again(toy, train, monkeypatch):
 
 
 def test_plain_student(short):
-    runner = Runner.from_cfg(short('seg', 'student', custom_hooks=hooks()[1:]))
+    runner = Runner.from_cfg(short('seg', 'student', **EVAL))
     with pytest.raises(ConfigError, match=f'{KEY}: the model has no teacher'):
         runner.train()
 
 
 def test_training_without_validation(short):
-    cfg = short('seg', custom_hooks=hooks())
+    cfg = short('seg', **EVAL)
     for key in ('val_cfg', 'val_dataloader', 'val_evaluator'):
         cfg.pop(key)
     with pytest.raises(ConfigError, match=f'{KEY}: the config has no validation'):
@@ -342,7 +340,7 @@ def test_training_without_validation(short):
 
 
 def test_bad_cache_dir():
-    with pytest.raises(ConfigError, match=rf'{KEY}\.cache_dir=3: must be None or the path'):
+    with pytest.raises(ConfigError, match=r'^cache_dir=3: must be None or the path'):
         TeacherEvalHook(cache_dir=3)
 
 
@@ -373,8 +371,8 @@ def test_two_processes(short, train, workspace, script, monkeypatch, teacher_che
         _base_ = '{ROOT}/configs/seg/toy/akd-cwd_pspnet_shapes.py'
         custom_imports = dict(imports=['mmakd', 'dump_scores'], allow_failed_imports=False)
         model = dict(teacher_ckpt='{teacher_checkpoint}')
-        custom_hooks = [dict(type='PerturbationHook'), dict(type='DumpScores'),
-                        dict(type='TeacherEvalHook', cache_dir='cache')]
+        custom_hooks = [dict(type='DumpScores')]
+        default_hooks = dict(teacher_eval=dict(type='TeacherEvalHook', cache_dir='cache'))
         train_dataloader = dict(batch_size=8)
         train_cfg = dict(max_iters=1, val_interval=1)
     """))
@@ -387,11 +385,50 @@ def test_two_processes(short, train, workspace, script, monkeypatch, teacher_che
     assert first == second
 
     def alone(folder):
-        cfg = short('seg', custom_hooks=[
-            dict(type='TeacherEvalHook', cache_dir=folder)])
+        cfg = short('seg', **EVAL, **{'default_hooks.teacher_eval.cache_dir': folder})
         cfg.model.teacher_ckpt = str(teacher_checkpoint)
         return {f'val/teacher/{key}': value for key, (value, ) in
                 logged_scores(train(cfg)).items()}
 
     assert alone('cache') == first and not evaluations
     assert alone('other') == first and evaluations
+
+
+def test_what_is_kept_is_read(tmp_path):
+    first, second = tmp_path / 'new' / 'folder' / 'a.json', tmp_path / 'new' / 'folder' / 'b.json'
+    assert load_scores(first) is None
+    scores = dict(mIoU=12.5, aAcc=float('inf'))
+    save_scores(first, scores, teacher='x.pth')
+    save_scores(second, {})
+    assert load_scores(first) == scores and load_scores(second) == {}
+    save_scores(first, dict(mIoU=1.0))
+    assert load_scores(first) == dict(mIoU=1.0)
+    assert sorted(os.listdir(first.parent)) == ['a.json', 'b.json']
+
+
+@pytest.mark.parametrize('content', [
+    b'', b'{"scores": {"mIoU"', b'null', b'[]', b'{}', b'{"scores": [1]}', b'\xff\xfe',
+    b'{"scores": {"mIoU": "high"}}', b'{"scores": {"mIoU": null}}'])
+def test_damaged_file_counts_as_none(content, tmp_path):
+    (tmp_path / 'a.json').write_bytes(content)
+    assert load_scores(tmp_path / 'a.json') is None
+
+
+class Network(nn.Module):
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.register_buffer('values', torch.ones(2, 3, dtype=dtype).t())
+        self.register_buffer('count', torch.tensor(3))
+
+
+def test_digest_tells_weights_and_settings_apart():
+    changed, counted, reshaped = Network(), Network(), Network()
+    changed.values[2, 1] += 1e-6
+    counted.count += 1
+    reshaped.values = reshaped.values.reshape(6)
+    digests = [digest(network, dict(a=1)) for network in (
+        Network(), changed, counted, reshaped, Network(torch.bfloat16))]
+    digests += [digest(Network(), dict(a=2)), digest(Network(), dict(a=1), 1)]
+    assert len(set(digests)) == len(digests)
+    assert digest(Network(), dict(a=1)) == digests[0] and len(digests[0]) == 64

@@ -34,9 +34,8 @@ model = dict(teacher_ckpt='{teacher}')
 train_cfg = dict(max_iters={iters}, val_interval={iters})
 train_dataloader = dict(batch_size=4)
 default_hooks = dict(
-    logger=dict(interval=1),
+    exact_resume=dict(type='ExactResumeHook'), logger=dict(interval=1),
     checkpoint=dict(type='AtomicCheckpointHook', interval=2, max_keep_ckpts=1))
-custom_hooks = [dict(type='PerturbationHook'), dict(type='ExactResumeHook')]
 """
 TIMEOUT = 180
 

@@ -113,7 +113,7 @@ def with_distillation(cfg: Config, name: str, **settings: Any) -> Config:
     """Have a distiller train the model of :func:`small_config`."""
     cfg.model = distilled(cfg.model, SMALL_MODELS[name][2], **settings)
     cfg.custom_imports = dict(imports=['mmakd'], allow_failed_imports=False)
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='PerturbationHook')]
+    cfg.default_hooks.perturbation = dict(type='PerturbationHook')
     return cfg
 
 

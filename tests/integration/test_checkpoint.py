@@ -88,7 +88,7 @@ def test_a_teacher_of_our_own_training(task, toy, train):
 @pytest.mark.parametrize('task', ['det', 'seg'])
 def test_ema(task, toy, train, model):
     ema = dict(type='EMAHook', momentum=0.1)
-    cfg = toy(task, 'akd-cwd', custom_hooks=[dict(type='PerturbationHook'), ema])
+    cfg = toy(task, 'akd-cwd', custom_hooks=[ema])
     runner = train(cfg)
     (hook, ) = (hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook')
     averaged = hook.ema_model.module

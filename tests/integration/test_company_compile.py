@@ -6,7 +6,7 @@ from torch._dynamo.utils import counters
 from .comparison import logged
 from .small_models import small_config, with_distillation
 
-SCHEDULE = [dict(type='PerturbationHook'), dict(type='DistillationScheduleHook', begin=1)]
+SCHEDULE = dict(type='DistillationScheduleHook', begin=1)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def assert_close(compiled, plain):
 
 def test_compiled_student(toy, train):
     """The teacher begins in the second step, when the graphs of the student are there already."""
-    options = {'custom_hooks': SCHEDULE, 'train_cfg.val_interval': 100}
+    options = {'default_hooks.distillation_schedule': SCHEDULE, 'train_cfg.val_interval': 100}
     plain = train(toy('seg', 'akd-cwd', iters=3, **options))
     assert not counters['stats']
     compiled = train(toy('seg', 'akd-cwd', iters=3, compile=dict(backend='eager'), **options))
@@ -51,6 +51,6 @@ def test_compiled_detectors(name, toy, train):
 
 @pytest.mark.slow
 def test_compiled_to_machine_code(toy, train):
-    options = {'custom_hooks': SCHEDULE, 'train_cfg.val_interval': 100}
+    options = {'default_hooks.distillation_schedule': SCHEDULE, 'train_cfg.val_interval': 100}
     plain = train(toy('seg', 'akd-cwd', **options))
     assert_close(train(toy('seg', 'akd-cwd', compile=True, **options)), plain)

@@ -35,7 +35,7 @@ def test_ranks_agree(task, workspace, script, monkeypatch):
         _base_ = '{ROOT}/configs/{task}/toy/{CONFIG[task]}.py'
         custom_imports = dict(imports=['mmakd', 'dump_state'], allow_failed_imports=False)
         model = dict(teacher_ckpt=None)
-        custom_hooks = [dict(type='PerturbationHook'), dict(type='DumpState')]
+        custom_hooks = [dict(type='DumpState')]
         train_dataloader = dict(batch_size=8)
     """))
     monkeypatch.setenv('PYTHONPATH', str(workspace))

@@ -34,6 +34,8 @@ def load(path, **changes):
     if 'teacher_ckpt' in cfg.model:
         cfg.model.teacher_ckpt = None
     cfg.train_dataloader.batch_size = 2
+    if 'custom_hooks' in changes:
+        del cfg.default_hooks.perturbation
     cfg.merge_from_dict(changes)
     return cfg
 

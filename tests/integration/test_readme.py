@@ -4,7 +4,11 @@ from pathlib import Path
 
 from benchmark_variants import make_batch, prepare
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+
+from .small_models import small_config
 
 ROOT = Path(__file__).parents[2]
 MY_STUDENT = ROOT / 'configs/det/toy/student_retinanet_shapes.py'
@@ -35,3 +39,27 @@ def test_ten_lines_and_another_criterion(tmp_path):
     # Not every weight: the mask may cover the whole of the topmost map, which is one position.
     assert all(any(parameter.grad.any() for parameter in generator.parameters())
                for generator in generators)
+
+
+def test_ten_lines_keep_the_students_hooks(toy, workspace):
+    """YOLOX brings a mode switch, SyncNorm and EMA; all of them run beside ours."""
+    ten_lines, _ = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    student = small_config('yolox', toy)
+    student.dump(workspace / 'my_student.py')
+    (workspace / 'my_akd_student.py').write_text(ten_lines)
+    cfg = Config.fromfile(workspace / 'my_akd_student.py')
+    cfg.model.update(teacher=cfg.model.student, teacher_ckpt=None)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+
+    names = [type(hook).__name__ for hook in runner.hooks]
+    shipped = [hook.type for hook in student.custom_hooks]
+    assert shipped == ['YOLOXModeSwitchHook', 'SyncNormHook', 'EMAHook']
+    assert all(names.count(name) == 1 for name in [*shipped, 'PerturbationHook'])
+    # Ours has the priority of its class.
+    assert names.index('RuntimeInfoHook') < names.index('PerturbationHook')
+    assert names.index('PerturbationHook') < names.index('LoggerHook')
+    assert runner.model.student.bbox_head.use_l1
+    assert 'train/sigma/fpn.0' in runner.message_hub.log_scalars
+    ema = next(hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    assert ema.ema_model.steps == 4

@@ -33,7 +33,8 @@ def config(toy, model, tmp_path):
     def load(task, **changes):
         ema = changes.pop('ema', False)
         cfg = toy(task, 'akd-cwd', iters=8, **changes)
-        cfg.custom_hooks += [dict(type='ExactResumeHook')] + [EMA] * ema
+        cfg.custom_hooks = [EMA] * ema
+        cfg.default_hooks.exact_resume = dict(type='ExactResumeHook')
         if task == 'det':
             cfg.train_cfg.val_interval = 1
         else:

@@ -24,8 +24,8 @@ def files(folder):
     (['model.teacher_ckpt=nowhere.pth'], ["model.teacher_ckpt='nowhere.pth'", 'no such file']),
     (['train_dataloader.dataset.data_root=nowhere'],
      ["train_dataloader.dataset.ann_file='nowhere/annotations/instances_train.json'"]),
-    ([NO_TEACHER, 'custom_hooks.0.mode=linaer'],
-     ["custom_hooks.PerturbationHook.mode='linaer'", "did you mean 'linear'"]),
+    ([NO_TEACHER, 'default_hooks.perturbation.mode=linaer'],
+     ["default_hooks.perturbation.mode='linaer'", "did you mean 'linear'"]),
 ])
 def test_a_wrong_config_gives_one_message(workspace, script, options, problems):
     done = script(sys.executable, TRAIN, TOY, '--work-dir', 'run', '--cfg-options', *options,

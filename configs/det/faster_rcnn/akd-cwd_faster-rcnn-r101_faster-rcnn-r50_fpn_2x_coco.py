@@ -19,4 +19,4 @@ model = dict(
                 uncertainty=dict(type='AvatarVariance'),
                 num_avatars=1,
                 loss_weight=7.5))))
-custom_hooks = [dict(type='PerturbationHook')]
+default_hooks = dict(perturbation=dict(type='PerturbationHook'))

@@ -8,4 +8,3 @@ model = dict(
                 type='MGDLoss',
                 alpha_mgd=2e-5,
                 lambda_mgd=0.65))))
-custom_hooks = []

@@ -21,7 +21,7 @@ model = dict(
                 uncertainty=dict(type='AvatarVariance'),
                 num_avatars=1,
                 loss_weight=7.5))))
-custom_hooks = [dict(type='PerturbationHook')]
+default_hooks = dict(perturbation=dict(type='PerturbationHook'))
 
 # As mmdet trains FCOS, for 8 GPUs of 2 images.
 param_scheduler = [

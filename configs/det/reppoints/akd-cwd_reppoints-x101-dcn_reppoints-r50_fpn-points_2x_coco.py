@@ -27,7 +27,7 @@ model = dict(
         points_refine=dict(
             tap='bbox_head.reppoints_pts_refine_out',
             loss=dict(type='mmdet.SmoothL1Loss', beta=0.11, loss_weight=0.2))))
-custom_hooks = [dict(type='PerturbationHook')]
+default_hooks = dict(perturbation=dict(type='PerturbationHook'))
 
 # The rate of mmdet's RepPoints, for 8 GPUs of 2 images.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

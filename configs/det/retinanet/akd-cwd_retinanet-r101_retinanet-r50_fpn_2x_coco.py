@@ -19,7 +19,7 @@ model = dict(
                 uncertainty=dict(type='AvatarVariance'),
                 num_avatars=1,
                 loss_weight=7.5))))
-custom_hooks = [dict(type='PerturbationHook')]
+default_hooks = dict(perturbation=dict(type='PerturbationHook'))
 
 # The rate of mmdet's retinanet_r50_fpn_2x_coco, for 8 GPUs of 2 images.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

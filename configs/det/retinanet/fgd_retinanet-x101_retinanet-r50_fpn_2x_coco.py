@@ -11,4 +11,3 @@ model = dict(
                 beta_fgd=5e-4,
                 gamma_fgd=5e-4,
                 lambda_fgd=5e-6))))
-custom_hooks = []

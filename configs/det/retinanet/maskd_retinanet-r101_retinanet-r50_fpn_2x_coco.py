@@ -11,4 +11,3 @@ model = dict(
                 num_tokens=6,
                 student_masks_begin=7000,
                 loss_weight=7.0))))
-custom_hooks = []

@@ -20,9 +20,8 @@ model = dict(
                 num_avatars=1,
                 loss_weight=1.0))))
 
-# RTMDet's own two, and the last epochs, on plain images, without the teacher, as
-# in MMYOLO's distillation of RTMDet.
-hooks = [
+# RTMDet's own two.
+custom_hooks = [
     dict(
         type='EMAHook',
         ema_type='ExpMomentumEMA',
@@ -32,7 +31,11 @@ hooks = [
     dict(
         type='PipelineSwitchHook',
         switch_epoch=280,
-        switch_pipeline=_base_.train_pipeline_stage2),
-    dict(type='DistillationScheduleHook', stop=280, by_epoch=True)
+        switch_pipeline=_base_.train_pipeline_stage2)
 ]
-custom_hooks = [*hooks, dict(type='PerturbationHook')]
+# The last epochs, on plain images, are without the teacher, as in MMYOLO's
+# distillation of RTMDet.
+default_hooks = dict(
+    perturbation=dict(type='PerturbationHook'),
+    distillation_schedule=dict(
+        type='DistillationScheduleHook', stop=280, by_epoch=True))

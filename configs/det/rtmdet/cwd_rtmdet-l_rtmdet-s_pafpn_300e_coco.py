@@ -8,4 +8,3 @@ model = dict(
                 type='ChannelWiseDivergence',
                 tau=1.0,
                 loss_weight=1.0))))
-custom_hooks = _base_.hooks

@@ -14,4 +14,4 @@ model = dict(
                 perturbation=dict(type='DropoutPerturbation', drop_rate=0.1),
                 uncertainty=dict(type='AvatarVariance'),
                 loss_weight=7.0))))
-custom_hooks = [dict(type='PerturbationHook')]
+default_hooks = dict(perturbation=dict(type='PerturbationHook'))

@@ -18,4 +18,4 @@ model = dict(
                 uncertainty=dict(type='AvatarVariance'),
                 num_avatars=1,
                 loss_weight=5.0))))
-custom_hooks = [dict(type='PerturbationHook')]
+default_hooks = dict(perturbation=dict(type='PerturbationHook'))

@@ -10,4 +10,4 @@ model = dict(
                 perturbation=dict(type='DropoutPerturbation', drop_rate=0.1),
                 uncertainty=dict(type='AvatarVariance'),
                 loss_weight=5.0))))
-custom_hooks = [dict(type='PerturbationHook')]
+default_hooks = dict(perturbation=dict(type='PerturbationHook'))

@@ -4,4 +4,3 @@ model = dict(
     distill=dict(
         fpn=dict(
             loss=dict(_delete_=True, type='PKDLoss', loss_weight=10.0))))
-custom_hooks = []

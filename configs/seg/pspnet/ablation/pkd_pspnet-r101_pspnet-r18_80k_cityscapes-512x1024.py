@@ -4,4 +4,3 @@ model = dict(
     distill=dict(
         logits=dict(
             loss=dict(_delete_=True, type='PKDLoss', loss_weight=5.0))))
-custom_hooks = []
