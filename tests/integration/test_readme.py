@@ -2,11 +2,12 @@
 import re
 from pathlib import Path
 
-from benchmark_variants import make_batch, prepare
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+
+from benchmark.variants import make_batch, prepare
 
 from .small_models import small_config
 

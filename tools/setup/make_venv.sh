@@ -5,23 +5,9 @@
 # PYTHON names the interpreter, MAX_JOBS the number of compilers at a time. pip reads its own
 # settings: for CPU-only torch on Linux, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly name=setup venv=.venv stack=requirements/stack.txt mmcv=onedl-mmcv newest=12 steps=5
-. tools/setup_common.sh
+. tools/setup/common.sh
 
-make_venv
-
-step 2 'build tools and torch'
-install ninja packaging setuptools wheel
-install torch numpy
-look_for_cuda
-
-step 3 "mmcv with ops (CUDA: $with_cuda); compiles for 5 to 20 minutes if pip has no wheel of it"
-install_mmcv
-
-step 4 'mmdet, mmseg, mmakd and the development tools'
-install -e '.[onedl,dev]'
-
-step 5 'check'
-check_stack
+make_stack '.[onedl,dev]'
