@@ -1,6 +1,9 @@
 # The only commands a newcomer needs. Each target makes .venv first if it is missing.
 
 PYTHON_VENV := .venv/bin/python
+# A process a core. Each begins with neighbouring tests, which share fixtures, and takes over tests
+# of a slower one at the end.
+PYTEST := $(PYTHON_VENV) -m pytest -n auto --maxprocesses 8 --dist worksteal
 READY := .venv/.ready
 TOYS := $(basename $(notdir $(wildcard configs/*/toy/*.py)))
 
@@ -14,14 +17,14 @@ setup: $(READY)  ## Create .venv with the default stack (Python 3.10 to 3.12, a 
 
 # Written last, so that an interrupted set-up goes on next time.
 $(READY): requirements/stack.txt setup.py
-	@tools/setup_env.sh
+	@tools/setup/make_venv.sh
 	@touch $@
 
 test: lint  ## Lint, types and tests (all but the slow ones)
-	$(PYTHON_VENV) -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(READY)  ## The tests that take minutes
-	$(PYTHON_VENV) -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-openmmlab:  ## The tests on OpenMMLab's original distributions, in .venv-openmmlab
 	@tools/test_openmmlab_stack.sh

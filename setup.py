@@ -47,8 +47,8 @@ setup(
             'ftfy',  # mmsegmentation 1.2 imports these two and does not name them
             'regex',
         ],
-        # mmrazor requires ordered-set alone, so it replaces nothing; see tools/live_mmrazor.py.
-        'dev': ['hypothesis', 'mmrazor>=1.0', 'mypy', 'pytest', 'ruff'],
+        # mmrazor requires ordered-set alone, so it replaces nothing.
+        'dev': ['hypothesis', 'mmrazor>=1.0', 'mypy', 'pytest', 'pytest-xdist', 'ruff'],
         'benchmark': ['matplotlib', 'mmrazor>=1.0'],
     },
 )

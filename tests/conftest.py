@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 
+from shapes.dataset import make_shapes
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
 TOY = {'det': 'configs/det/toy/{}_retinanet_shapes.py',
        'seg': 'configs/seg/toy/{}_pspnet_shapes.py'}
 _run_numbers = itertools.count()
-_TRIED = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
 
@@ -25,7 +26,6 @@ torch.set_num_threads(1)
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which ``data/shapes`` lies."""
-    from make_shapes import make_shapes
     folder = tmp_path_factory.mktemp('shapes')
     make_shapes(folder / 'data' / 'shapes', size=(64, 64), count=(16, 8), seed=0)
     return folder
@@ -77,15 +77,17 @@ def model(toy: Callable[..., Config]) -> Callable[..., torch.nn.Module]:
 
 
 @pytest.fixture
-def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Have a line printed at the end, whether or not the test passes: ``tell('30 kills')``."""
-    return pytestconfig.stash.setdefault(_TRIED, []).append
+    # A property of the report, which a worker of pytest-xdist sends with it.
+    return partial(record_property, 'told')
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter,
-                            config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests have told."""
-    lines = config.stash.get(_TRIED, [])
+    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+    lines = [line for report in reports if getattr(report, 'when', None) == 'call'
+             for name, line in report.user_properties if name == 'told']
     if lines:
         terminalreporter.section('tried')
         terminalreporter.write_line('\n'.join(lines))

@@ -19,8 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_growth import measure_growth
-from benchmark_measure import (
+from mmengine.fileio import dump
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from rich.console import Console
+
+from benchmark.growth import measure_growth
+from benchmark.measure import (
     Step,
     checkpoint_size,
     distillation_loss,
@@ -28,15 +34,9 @@ from benchmark_measure import (
     measure_time,
     training_step,
 )
-from benchmark_plot import plot
-from benchmark_report import check_report, print_result, update_report
-from benchmark_variants import MMRAZOR, Variants, make_batch, read_config
-from mmengine.fileio import dump
-from mmengine.logging import MMLogger
-from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
-from rich.console import Console
-
+from benchmark.plot import plot
+from benchmark.report import check_report, print_result, update_report
+from benchmark.variants import MMRAZOR, Variants, make_batch, read_config
 from mmakd.distillers.taps import forward_to_taps
 from mmakd.utils.cli import config_errors_as_messages
 

@@ -21,13 +21,14 @@ import mmdet
 import mmengine
 import mmseg
 import torch
-from demo_figure import caption, draw_figure
-from demo_runs import DATA, OUT, ROLES, TASKS, Run, plan_runs
-from demo_training import JOBS, TrainingError, minutes, train_all
-from make_shapes import make_shapes
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from demonstration.figure import caption, draw_figure
+from demonstration.runs import DATA, OUT, ROLES, TASKS, Run, plan_runs
+from demonstration.training import JOBS, TrainingError, minutes, train_all
+from shapes.dataset import make_shapes
 
 _EPILOG = """\
 A second call takes seconds: a training is kept as long as its config, the data and its teacher are

@@ -20,7 +20,7 @@ fi
 
 readonly name=openmmlab venv=.venv-openmmlab stack=requirements/openmmlab.txt mmcv=mmcv newest=11
 readonly steps=6 ready=.venv-openmmlab/.ready
-. tools/setup_common.sh
+. tools/setup/common.sh
 
 if [[ ! -e $ready || $stack -nt $ready || setup.py -nt $ready ]]; then
     make_venv

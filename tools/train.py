@@ -1,17 +1,19 @@
 """Train a detector or a segmentor, distilled or plain: the config's default_scope decides."""
 
 import argparse
-import re
-import zipfile
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import find_latest_checkpoint
 
 from mmakd.checks.preflight import train
 from mmakd.utils.amp import CPUAmpOptimWrapper
-from mmakd.utils.cli import config_errors_as_messages, load_config, make_parser
+from mmakd.utils.cli import (
+    config_errors_as_messages,
+    last_checkpoint,
+    load_config,
+    make_parser,
+)
 from mmakd.utils.errors import ConfigError
 
 
@@ -63,21 +65,6 @@ def enable_resume(cfg: Config, checkpoint: str) -> None:
         raise ConfigError(f'--resume={checkpoint!r}: no such file')
     cfg.resume = True
     cfg.load_from = checkpoint
-
-
-def last_checkpoint(work_dir: str) -> str | None:
-    """Return the newest complete checkpoint of a work directory.
-
-    A training that is killed while it saves leaves a truncated file, or a ``last_checkpoint``
-    that names a deleted one; both are passed over.
-    """
-    saved = [p for p in Path(work_dir).glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+', p.stem)]
-    saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    recorded = find_latest_checkpoint(work_dir)
-    candidates = [recorded] if recorded else []
-    candidates += map(str, saved)
-    # A checkpoint is a zip archive, whose index is written last.
-    return next((path for path in candidates if zipfile.is_zipfile(path)), None)
 
 
 def main() -> None:

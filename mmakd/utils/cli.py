@@ -3,13 +3,16 @@
 import argparse
 import os
 import os.path as osp
+import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from .checkpoint import read_checkpoints_safely, read_state_dict, trust
@@ -125,6 +128,27 @@ def _misfit(model: nn.Module, state_dict: dict[str, Tensor], partial: bool) -> s
     # A plain student's checkpoint in the distiller's config, and the other way round.
     return describe_mismatch({what: [name for name in names if not name.startswith('distiller.')]
                               for what, names in mismatch.items()})
+
+
+def last_checkpoint(work_dir: str) -> str | None:
+    """Find the newest complete checkpoint of a work directory.
+
+    A training that is killed while it saves leaves a truncated file, or a ``last_checkpoint``
+    that names a deleted one; both are passed over.
+
+    Args:
+        work_dir (str): The directory.
+
+    Returns:
+        str | None: The path; None where there is none.
+    """
+    saved = [p for p in Path(work_dir).glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+', p.stem)]
+    saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    recorded = find_latest_checkpoint(work_dir)
+    candidates = [recorded] if recorded else []
+    candidates += map(str, saved)
+    # A checkpoint is a zip archive, whose index is written last.
+    return next((path for path in candidates if zipfile.is_zipfile(path)), None)
 
 
 @contextmanager

@@ -8,10 +8,10 @@ import pytest
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio.backends.registry_utils import backends
-from train import last_checkpoint
 
 from mmakd.hooks import AtomicCheckpointHook, ExactResumeHook
 from mmakd.hooks.atomic_checkpoint_hook import AtomicLocalBackend
+from mmakd.utils.cli import last_checkpoint
 
 from .small_run import Score, make_runner
 

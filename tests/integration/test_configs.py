@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_variants import make_batch, prepare
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
+from benchmark.variants import make_batch, prepare
 from mmakd.utils.references import find_checkpoint, find_config
 
 ROOT = Path(__file__).parents[2]

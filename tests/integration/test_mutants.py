@@ -129,7 +129,7 @@ def test_many_mutants(configs, attempt, tell):
 @pytest.mark.slow
 def test_mutants_of_real_size(tell):
     """Of the model alone, which takes its networks from the installed packages."""
-    from benchmark_variants import make_batch, prepare
+    from benchmark.variants import make_batch, prepare
 
     def step(cfg):
         init_default_scope(cfg.default_scope)

@@ -2,13 +2,14 @@
 import re
 from pathlib import Path
 
-from benchmark_variants import make_batch, prepare
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from .small_models import small_config
+
+from benchmark.variants import make_batch, prepare
 
 ROOT = Path(__file__).parents[2]
 MY_STUDENT = ROOT / 'configs/det/toy/student_retinanet_shapes.py'

@@ -2,7 +2,8 @@
 from types import ModuleType
 
 import pytest
-from live_mmrazor import import_mmrazor
+
+from benchmark.live_mmrazor import import_mmrazor
 
 
 @pytest.fixture(scope='session')

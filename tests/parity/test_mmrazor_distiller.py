@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_variants import make_batch, prepare
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
+from benchmark.variants import make_batch, prepare
 from mmakd.losses import ChannelWiseDivergence, UncertaintyFeatureLoss
 
 DOC = Path(__file__).parents[2] / 'docs' / 'migrate_from_mmrazor.md'

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmark_growth import fit
-from benchmark_measure import checkpoint_size, distillation_loss, measure_memory
-from benchmark_report import check_report, compute_ratio, target_table, update_report
-from benchmark_variants import MMRAZOR, Variants, make_batch, read_config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from benchmark.growth import fit
+from benchmark.measure import checkpoint_size, distillation_loss, measure_memory
+from benchmark.report import check_report, compute_ratio, target_table, update_report
+from benchmark.variants import MMRAZOR, Variants, make_batch, read_config
 from mmakd.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

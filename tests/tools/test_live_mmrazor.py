@@ -3,8 +3,9 @@ import sys
 
 import mmcv
 import pytest
-from live_mmrazor import import_mmrazor
 from mmengine.registry import LOOPS, MODELS
+
+from benchmark.live_mmrazor import import_mmrazor
 
 
 def test_nothing_stays_patched():

@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 import cv2
-import make_shapes as module
 import numpy as np
 import pytest
-from make_shapes import make_shapes
 from mmengine.config import Config
 from pycocotools.coco import COCO
-from shapes_scene import CLASSES, SPLITS, draw_scene
+
+from shapes import dataset
+from shapes.dataset import make_shapes
+from shapes.scene import CLASSES, SPLITS, draw_scene
 
 ROOT = Path(__file__).parents[2]
 TINY = dict(size=(64, 64), count=(6, 4), seed=3)
@@ -193,7 +194,7 @@ def test_interruption_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw_scene(seed, split, index, size)
 
-    monkeypatch.setattr(module, 'draw_scene', interrupted)
+    monkeypatch.setattr(dataset, 'draw_scene', interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_shapes(tmp_path, **TINY)
     assert list(tmp_path.iterdir()) == []

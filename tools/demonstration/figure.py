@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import mmcv
 import numpy as np
 import torch
-from demo_runs import load_checkpoint
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -14,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
+from demonstration.runs import load_checkpoint
 from mmakd.visualization import AvatarMaps, draw_heat_map, draw_sigma, read_avatar_maps
 
 # The first images of the validation set, whatever they show.

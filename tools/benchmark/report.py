@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from benchmark_growth import fit
 from mmengine.fileio import load
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.growth import fit
 from mmakd.utils.errors import ConfigError
 
 _BEGIN, _END = '<!-- results: begin -->', '<!-- results: end -->'
@@ -101,7 +101,7 @@ def growth_table(growth: dict[str, Any]) -> list[list[str]]:
     """Make the table of one axis.
 
     Args:
-        growth (dict): One of what :func:`benchmark_growth.measure_growth` gives.
+        growth (dict): One of what :func:`benchmark.growth.measure_growth` gives.
 
     Returns:
         list[list[str]]: Rows, the first of which is the heading.

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from train import last_checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
+from mmakd.utils.cli import last_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 OUT = Path('work_dirs/demo')
 DATA = Path('data/shapes')
 ROLES = {'teacher': 'teacher', 'student': 'student', 'cwd': 'CWD student',

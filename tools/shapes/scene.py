@@ -24,9 +24,9 @@ class ShapeClass(NamedTuple):
         name (str): The name of the class.
         outline (str): The key of its contour in :data:`OUTLINES`.
         texture (str): The key of its pattern in :data:`TEXTURES`.
-        radius (tuple[float, float]): The range of its radius, in shorter
-            sides of the image.
+        radius (tuple[float, float]): The range of its radius, in shorter sides of the image.
     """
+
     name: str
     outline: str
     texture: str
@@ -59,8 +59,8 @@ OUTLINES = dict(
     star=[_polygon(10, 1.0, 0.45)],
 )
 
-# Each takes coordinates that span about [-1, 1] over the object and returns
-# the share of the second colour.
+# Each takes coordinates that span about [-1, 1] over the object; it returns the share of the
+# second colour.
 TEXTURES = dict(
     plain=lambda u, v: 0.15 * (u + 1),
     stripes=lambda u, v: np.sin(8 * u) > 0,
@@ -71,9 +71,7 @@ TEXTURES = dict(
 
 def _enlarge(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     """Blend a few values smoothly over an image."""
-    return cv2.resize(
-        grid.astype(np.float32), (width, height),
-        interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 class Scene(NamedTuple):
@@ -81,10 +79,11 @@ class Scene(NamedTuple):
 
     Args:
         image (np.ndarray): The BGR image, uint8, of shape (H, W, 3).
-        instances (np.ndarray): Which object each pixel shows, of shape
-            (H, W): 0 for none, ``i + 1`` for object ``i``.
+        instances (np.ndarray): Which object each pixel shows, of shape (H, W): 0 for none,
+            ``i + 1`` for object ``i``.
         labels (list[int]): The class of each object.
     """
+
     image: np.ndarray
     instances: np.ndarray
     labels: list[int]
@@ -118,17 +117,12 @@ class _Canvas:
         clouds = muted[0] + mix * (muted[1] - muted[0])
         return _enlarge(clouds, self.height, self.width)
 
-    def paint(self,
-              contours: Sequence[np.ndarray],
-              texture: str,
-              radius: float,
-              hue: float,
+    def paint(self, contours: Sequence[np.ndarray], texture: str, radius: float, hue: float,
               is_object: bool) -> bool:
         """Put a shape at a random place, in front of what is there.
 
         Args:
-            contours (Sequence[np.ndarray]): Its outline within the unit
-                circle, and its holes.
+            contours (Sequence[np.ndarray]): Its outline within the unit circle, and its holes.
             texture (str): The key of its pattern in :data:`TEXTURES`.
             radius (float): Its radius in shorter sides of the image.
             hue (float): About its first colour, in [0, 1].
@@ -138,8 +132,7 @@ class _Canvas:
             bool: Whether it is there; False where it would hide an object.
         """
         turn, squeeze = self.rng.uniform(0, 2 * np.pi), self.rng.uniform(.7, 1)
-        rotation = np.array([[np.cos(turn), -np.sin(turn)],
-                             [np.sin(turn), np.cos(turn)]])
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         shape_to_image = radius * self.side * rotation * (1, squeeze)
         # Objects keep their centre inside the image, or little is seen.
         centre = self.rng.uniform(0.08, 0.92, 2) * (self.width, self.height)
@@ -166,8 +159,7 @@ class _Canvas:
         self.instances[window][inside] = len(self.areas) if is_object else 0
         return True
 
-    def _keeps_visible(self, window: tuple[slice, ...],
-                       inside: np.ndarray) -> bool:
+    def _keeps_visible(self, window: tuple[slice, ...], inside: np.ndarray) -> bool:
         """Whether all objects remain visible behind a new shape."""
         hidden = self.instances[window][inside]
         for index in np.unique(hidden[hidden > 0]):
@@ -179,22 +171,16 @@ class _Canvas:
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale it down, light it, add noise; image and map of objects."""
-        image = cv2.resize(
-            self.image,
-            None,
-            fx=1 / SUPERSAMPLING,
-            fy=1 / SUPERSAMPLING,
-            interpolation=cv2.INTER_AREA)
-        light = _enlarge(self.rng.uniform(0.55, 1.25, (3, 3, 1)),
-                         *image.shape[:2])
+        image = cv2.resize(self.image, None, fx=1 / SUPERSAMPLING, fy=1 / SUPERSAMPLING,
+                           interpolation=cv2.INTER_AREA)
+        light = _enlarge(self.rng.uniform(0.55, 1.25, (3, 3, 1)), *image.shape[:2])
         noise = self.rng.standard_normal(image.shape, np.float32)
         image = image * light[..., None] + self.rng.uniform(2, 10) * noise
         instances = self.instances[::SUPERSAMPLING, ::SUPERSAMPLING]
         return np.rint(image).clip(0, 255).astype(np.uint8), instances
 
 
-def draw_scene(seed: int, split: str, index: int,
-               size: tuple[int, int]) -> Scene:
+def draw_scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scene:
     """Draw one image, whatever else is drawn.
 
     Args:
@@ -215,9 +201,8 @@ def draw_scene(seed: int, split: str, index: int,
         if rng.random() < 0.65:
             label = int(rng.integers(len(CLASSES)))
             kind = CLASSES[label]
-            if canvas.paint(OUTLINES[kind.outline], kind.texture,
-                            rng.uniform(*kind.radius), label / len(CLASSES),
-                            is_object=True):
+            if canvas.paint(OUTLINES[kind.outline], kind.texture, rng.uniform(*kind.radius),
+                            label / len(CLASSES), is_object=True):
                 labels.append(label)
         else:
             # Clutter wears the textures of the classes, not their outlines.

@@ -26,7 +26,7 @@ def training_step(model: BaseModel, optim_wrapper: dict, batch: dict) -> Step:
     Args:
         model (BaseModel): The model.
         optim_wrapper (dict): Config of the optimizer.
-        batch (dict): As :func:`benchmark_variants.make_batch` gives it.
+        batch (dict): As :func:`benchmark.variants.make_batch` gives it.
 
     Returns:
         Callable: Takes a step.
@@ -43,7 +43,7 @@ def distillation_loss(model: BaseModel, batch: dict) -> float:
 
     Args:
         model (BaseModel): The model.
-        batch (dict): As :func:`benchmark_variants.make_batch` gives it.
+        batch (dict): As :func:`benchmark.variants.make_batch` gives it.
 
     Returns:
         float: The sum of its distillation losses, 0 for a plain student.
@@ -92,7 +92,7 @@ def measure_memory(build: Callable[[], BaseModel], optim_wrapper: dict, batch: d
     Args:
         build (Callable): Builds the model.
         optim_wrapper (dict): Config of the optimizer.
-        batch (dict): As :func:`benchmark_variants.make_batch` gives it.
+        batch (dict): As :func:`benchmark.variants.make_batch` gives it.
         device (str): Where it runs.
 
     Returns:

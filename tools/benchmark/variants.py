@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from live_mmrazor import import_mmrazor
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
@@ -12,6 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from benchmark.live_mmrazor import import_mmrazor
 from mmakd.distillers import AvatarDistiller, ConvAdapter
 from mmakd.distillers.assembly import build_network
 from mmakd.distillers.distill_task import task_taps

@@ -5,10 +5,10 @@
 # PYTHON names the interpreter, MAX_JOBS the number of compilers at a time. pip reads its own
 # settings: for CPU-only torch on Linux, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly name=setup venv=.venv stack=requirements/stack.txt mmcv=onedl-mmcv newest=12 steps=5
-. tools/setup_common.sh
+. tools/setup/common.sh
 
 make_venv
 

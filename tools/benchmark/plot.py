@@ -4,9 +4,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from benchmark_growth import fit
-from benchmark_report import compute_ratio
 from matplotlib.axes import Axes
+
+from benchmark.growth import fit
+from benchmark.report import compute_ratio
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

@@ -9,9 +9,10 @@ from collections import deque
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from threading import Lock
 
-from demo_runs import OUT, ROOT, Run
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from demonstration.runs import OUT, ROOT, Run
 
 # So many at a time: these networks are too small to fill two cores each.
 JOBS = 2

@@ -5,8 +5,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from benchmark_measure import measure_memory, measure_time, training_step
-from benchmark_variants import Variants, make_batch
+
+from benchmark.measure import measure_memory, measure_time, training_step
+from benchmark.variants import Variants, make_batch
 
 _AVATARS = (1, 2, 4, 8, 16)
 _SCALES = (0.5, 0.75, 1, 1.25)

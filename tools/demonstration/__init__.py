@@ -1,0 +1,1 @@
+"""The trainings of `tools/demo.py` and its figures."""

@@ -1,0 +1,1 @@
+"""The drawn data of `tools/make_shapes.py`."""
