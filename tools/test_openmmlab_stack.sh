@@ -23,21 +23,7 @@ readonly steps=6 ready=.venv-openmmlab/.ready
 . tools/setup/common.sh
 
 if [[ ! -e $ready || $stack -nt $ready || setup.py -nt $ready ]]; then
-    make_venv
-
-    step 2 'build tools and torch'
-    install ninja packaging setuptools wheel
-    install torch numpy
-    look_for_cuda
-
-    step 3 "mmcv with ops (CUDA: $with_cuda); compiles for 5 to 20 minutes if pip has no wheel"
-    install_mmcv
-
-    step 4 'mmdet, mmseg, mmakd and what the tests need'
-    install -e '.[openmmlab]' hypothesis matplotlib mmrazor ordered-set pytest
-
-    step 5 'check'
-    check_stack
+    make_stack '.[openmmlab]' hypothesis matplotlib mmrazor ordered-set pytest
     touch "$ready"
 fi
 [[ ${1:-} != --setup-only ]] || exit 0

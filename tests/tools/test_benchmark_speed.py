@@ -1,5 +1,6 @@
 """The benchmark of training steps: all variants do the same work; its files say what it saw."""
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -178,3 +179,10 @@ def test_command(script, workspace):
     assert '| ours, AKD, K = 8 |' in page and f'](out/{name}.png)' in page
     update_report(workspace / 'page.md', workspace / 'out')
     assert (workspace / 'page.md').read_text() == page
+
+
+def test_tables_of_the_docs_are_those_of_their_json(tmp_path):
+    shutil.copytree(ROOT / 'docs/benchmark', tmp_path / 'benchmark')
+    page = Path(shutil.copy(ROOT / 'docs/benchmark.md', tmp_path))
+    update_report(page, tmp_path / 'benchmark')
+    assert page.read_text() == (ROOT / 'docs/benchmark.md').read_text()

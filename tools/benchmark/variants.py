@@ -1,5 +1,6 @@
 """The training steps that the benchmark compares: plain, ours and MMRazor's."""
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmark.live_mmrazor import import_mmrazor
 from mmakd.distillers import AvatarDistiller, ConvAdapter
 from mmakd.distillers.assembly import build_network
 from mmakd.distillers.distill_task import task_taps
+from mmakd.distillers.taps import forward_to_taps
 from mmakd.losses import UncertaintyFeatureLoss
 from mmakd.utils.errors import ConfigError
 from mmakd.utils.references import resolve_model
@@ -110,10 +112,29 @@ class Variants:
         return prepare(model, self.size, self.device)
 
     def teacher(self) -> BaseModel:
-        """Build the teacher alone, as it comes, in eval mode."""
+        """Build the teacher alone, in eval mode."""
         model = build_network(self.cfg.model.teacher)
         model.load_state_dict(self._weights['teacher'])
         return prepare(model, self.size, self.device).eval().requires_grad_(False)
+
+    def teacher_forward(self, batch: dict) -> Callable[[], None]:
+        """Give the teacher's forward pass to its deepest tap, in float32.
+
+        Args:
+            batch (dict): As :func:`make_batch` gives it.
+
+        Returns:
+            Callable: Runs it.
+        """
+        teacher = self.teacher()
+        data = self.plain().data_preprocessor(copy.deepcopy(batch), True)
+        taps = {task_taps(task)[1] for task in self.cfg.model.distill.values()}
+
+        @torch.no_grad()
+        def step() -> None:
+            forward_to_taps(teacher, taps, data['inputs'], data['data_samples'])
+
+        return step
 
     def base(self, precision: str | None = None) -> AvatarDistiller:
         """Build our distillation by the criteria alone.

@@ -9,6 +9,7 @@ from collections import deque
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from threading import Lock
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -94,21 +95,25 @@ def minutes(seconds: float) -> str:
     return '{}:{:02}'.format(*divmod(round(seconds), 60))
 
 
+def num_threads() -> int:
+    """Share the cores between the trainings; more than a few do not help such small networks."""
+    return min(max(torch.get_num_threads() // JOBS, 1), 4)
+
+
 class Trainer:
     """Runs the trainings as processes.
 
     Args:
         display (Display): Where progress is shown.
-        threads (int): Threads of each process.
         lock (int): File descriptor that stays open as long as any process runs.
     """
 
-    def __init__(self, display: Display, threads: int, lock: int) -> None:
+    def __init__(self, display: Display, lock: int) -> None:
         self.display = display
         self.lock = lock
         # On the CPU everywhere, so that results and times compare.
-        self.env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'CUDA_VISIBLE_DEVICES': '',
-                    'PYTHONUNBUFFERED': '1'}
+        self.env = dict(os.environ, OMP_NUM_THREADS=str(num_threads()), CUDA_VISIBLE_DEVICES='',
+                        PYTHONUNBUFFERED='1')
         self.processes: set[subprocess.Popen] = set()
         self.stopped = False
         self.starting = Lock()
@@ -192,20 +197,19 @@ class Trainer:
         self.display.update(run, steps, status)
 
 
-def train_all(runs: list[Run], console: Console, threads: int, lock: int) -> None:
+def train_all(runs: list[Run], console: Console, lock: int) -> None:
     """Run the trainings, several side by side.
 
     Args:
         runs (list[Run]): The trainings, a teacher before its students.
         console (Console): Where to show progress.
-        threads (int): Threads of each process.
         lock (int): File descriptor that the processes inherit.
 
     Raises:
         TrainingError: If one fails; the others are stopped and can be resumed.
     """
     display = Display(runs, console)
-    trainer = Trainer(display, threads, lock)
+    trainer = Trainer(display, lock)
     pool = ThreadPoolExecutor(JOBS)
     futures: dict[str, Future] = {}
     try:

@@ -1,4 +1,5 @@
-# What the scripts that make an environment share; source it at the root of the project. They set:
+# What the scripts that make an environment share. At the root of the project set these, source
+# this file and call make_stack:
 #   name   of the script, before its messages
 #   venv   the environment to make
 #   stack  pip constraints: the versions
@@ -134,4 +135,23 @@ import mmcv, mmdet, mmengine, mmseg, torch
 import mmcv.ops
 print(f"torch {torch.__version__}, mmengine {mmengine.__version__}, mmcv {mmcv.__version__},",
       f"mmdet {mmdet.__version__}, mmseg {mmseg.__version__}")'
+}
+
+# Its arguments are what pip is to install: mmakd with its extras, and more.
+make_stack() {
+    make_venv
+
+    step 2 'build tools and torch'
+    install ninja packaging setuptools wheel
+    install torch numpy
+    look_for_cuda
+
+    step 3 "mmcv with ops (CUDA: $with_cuda); compiles for 5 to 20 minutes if pip has no wheel"
+    install_mmcv
+
+    step 4 'mmdet, mmseg, mmakd and the development tools'
+    install -e "$@"
+
+    step 5 'check'
+    check_stack
 }

@@ -10,18 +10,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 readonly name=setup venv=.venv stack=requirements/stack.txt mmcv=onedl-mmcv newest=12 steps=5
 . tools/setup/common.sh
 
-make_venv
-
-step 2 'build tools and torch'
-install ninja packaging setuptools wheel
-install torch numpy
-look_for_cuda
-
-step 3 "mmcv with ops (CUDA: $with_cuda); compiles for 5 to 20 minutes if pip has no wheel of it"
-install_mmcv
-
-step 4 'mmdet, mmseg, mmakd and the development tools'
-install -e '.[onedl,dev]'
-
-step 5 'check'
-check_stack
+make_stack '.[onedl,dev]'
