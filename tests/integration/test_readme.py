@@ -7,9 +7,9 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from .small_models import small_config
-
 from benchmark.variants import make_batch, prepare
+
+from .small_models import small_config
 
 ROOT = Path(__file__).parents[2]
 MY_STUDENT = ROOT / 'configs/det/toy/student_retinanet_shapes.py'
