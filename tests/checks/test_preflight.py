@@ -57,8 +57,8 @@ def test_a_sound_config_trains(cfg):
 def test_the_first_iteration_names_the_part_at_work(cfg, capsys):
     # The dry run at construction calls the loss once.
     cfg.model.distill.logits.loss = dict(type='FailsAtCall', call=1)
-    with pytest.raises(ConfigError, match='^model: fails in the first iteration: OSError: the disk '
-                                          'is full'):
+    with pytest.raises(ConfigError, match=r'^model: fails in the first iteration: OSError: the '
+                                          r'disk is full'):
         train(cfg)
     assert Counter.iterations == 0
     assert 'in forward' in capsys.readouterr().err  # the traceback
@@ -66,14 +66,14 @@ def test_the_first_iteration_names_the_part_at_work(cfg, capsys):
 
 def test_a_batch_that_cannot_be_loaded_names_its_dataloader(cfg):
     cfg.train_dataloader.dataset.pipeline.insert(0, dict(type='FailsOnImages'))
-    with pytest.raises(ConfigError, match='^train_dataloader: fails in the first iteration: '
-                                          'OSError: the disk is full'):
+    with pytest.raises(ConfigError, match=r'^train_dataloader: fails in the first iteration: '
+                                          r'OSError: the disk is full'):
         train(cfg)
 
 
 def test_a_data_set_that_cannot_be_read_names_its_dataloader(cfg, workspace):
     cfg.val_dataloader.batch_size = 'four'
-    with pytest.raises(ConfigError, match='^val_dataloader: '):
+    with pytest.raises(ConfigError, match=r'^val_dataloader: '):
         train(cfg)
 
 
