@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.config_file import describe
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, describe
 
 
 def mmcv_layers(network: nn.Module) -> dict[str, nn.Module]:
