@@ -31,7 +31,7 @@ setup(
     python_requires='>=3.10',
     # Neither torch nor a distribution of mmengine: two distributions provide the same modules, and
     # pip would put one over the other. An extra or the user's own environment brings them.
-    install_requires=[],
+    install_requires=['typeguard>=4'],
     extras_require={
         'onedl': [
             'onedl-mmengine>=0.10.8',

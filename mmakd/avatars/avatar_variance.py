@@ -139,7 +139,7 @@ class AvatarVariance(Uncertainty):
             for avatar in avatars:
                 spread += (avatar - feature).square_() / len(avatars)
         else:
-            closed_form = perturbation and perturbation.variance(feature)
+            closed_form = None if perturbation is None else perturbation.variance(feature)
             if closed_form is None:
                 raise ValueError(f'{type(perturbation).__name__} has no closed form; '
                                  "set uncertainty.estimator='sampled'")

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed
+from mmengine.dist import (
+    all_gather_object,
+    all_reduce,
+    get_rank,
+    get_world_size,
+    is_distributed,
+)
 from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS
@@ -16,11 +22,11 @@ from ..utils.build import wrong_types
 from ..utils.errors import ConfigProblems
 from ..utils.rng import preserve_rng
 from .assembly import build_network, build_tasks, published_checkpoint, read_taps
-from .finite import find_nonfinite
-from .gradient import check_gradient
 from .inherit import inherit, inherited_keys
+from .mmcv_ops import explain_bfloat16
 from .roi import RoIRecorder
-from .tap_pair import TapPair
+from .student_model import StudentModel
+from .tap_pair import TapPair, check_gradient
 from .taps import FeatureTaps
 from .teacher import Teacher
 
@@ -28,13 +34,13 @@ _PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.
 
 
 @MODELS.register_module()
-class AvatarDistiller(BaseModel):
+class AvatarDistiller(StudentModel):
     """Trains a student with its own losses and with distillation tasks.
 
-    To the rest of MMEngine the model *is* the student: its module tables are the student's, so
-    parameter names, state dict, and attributes such as ``model.backbone`` are those of plain
-    training. Adapters and losses sit under one more child, ``distiller``. The teacher is no
-    submodule. Source: Avatar Knowledge Distillation (arXiv 2305.02722).
+    To the rest of MMEngine the model *is* the student, see
+    :class:`mmakd.distillers.student_model.StudentModel`. Adapters and losses sit under one more
+    child, ``distiller``. The teacher is no submodule. The host waits for the device once a step,
+    beside what the student waits for. Source: Avatar Knowledge Distillation (arXiv 2305.02722).
 
     Args:
         student (str | dict): A model dict, a config path, ``'mmdet::name.py'`` or
@@ -72,15 +78,11 @@ class AvatarDistiller(BaseModel):
         ConfigError: With all problems at once, if anything does not fit.
     """
 
-    student: BaseModel
-    is_init: bool
-
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
                  teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
                  teacher_precision: str | None = None, inherit: Sequence[str] = (),
                  skip_nonfinite: bool = False, data_preprocessor: dict | None = None) -> None:
-        # Not BaseModel's: the data preprocessor is the student's.
-        BaseModule.__init__(self)
+        super().__init__()
         problems = ConfigProblems()
         given = dict(teacher_ckpt=teacher_ckpt, teacher_strict=teacher_strict,
                      teacher_precision=teacher_precision, skip_nonfinite=skip_nonfinite)
@@ -108,7 +110,8 @@ class AvatarDistiller(BaseModel):
                 inherited_keys(networks[0], networks[1], inherit)
         problems.raise_if_any()
         self._inherit = inherit
-        self._share_tables(networks[0])
+        self._has_overflowed = False
+        self.share_tables(networks[0])
         self.distiller = tasks
         self._skip_nonfinite = skip_nonfinite
         if skip_nonfinite:
@@ -116,45 +119,6 @@ class AvatarDistiller(BaseModel):
         self.frozen_teacher = Teacher(
             networks[1], networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
             _PRECISIONS[teacher_precision] if teacher_precision else None)
-        self.register_load_state_dict_post_hook(_accept_plain_student)
-
-    def _share_tables(self, student: BaseModel) -> None:
-        # Parameters and buffers of the top level are one table with the student's. The table of
-        # children is our own, since it holds ``distiller`` too; see add_module and __setattr__.
-        object.__setattr__(self, 'student', student)
-        self._parameters = student._parameters
-        self._buffers = student._buffers
-        self._non_persistent_buffers_set = student._non_persistent_buffers_set
-        self._modules = dict(student._modules)
-        self.training = student.training
-
-    def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Add a child, to the student as well (SyncBN conversion replaces children this way)."""
-        super().add_module(name, module)
-        if name != 'distiller':
-            self.student.add_module(name, module)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_the_students(name):
-            # Such as ``epoch``, which a hook sets and the student reads.
-            setattr(self.student, name, value)
-            return
-        super().__setattr__(name, value)
-        if name != 'distiller' and name in self.__dict__.get('_modules', ()):
-            setattr(self.student, name, value)
-
-    def _is_the_students(self, name: str) -> bool:
-        own = name in self.__dict__ or hasattr(type(self), name) or name in self._modules
-        return 'student' in self.__dict__ and not own and hasattr(self.student, name)
-
-    def __getattr__(self, name: str) -> Any:
-        # What only the student's class has, such as ``with_neck``.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if 'student' not in self.__dict__:
-                raise
-            return getattr(self.student, name)
 
     @property
     def teacher(self) -> nn.Module:
@@ -184,12 +148,6 @@ class AvatarDistiller(BaseModel):
                     module.init_weights()
         self.is_init = True
 
-    def train(self, mode: bool = True) -> AvatarDistiller:
-        """Set the mode of the student and of our parts; the teacher stays in eval mode."""
-        super().train(mode)
-        self.student.train(mode)
-        return self
-
     def _apply(self, *args: Any, **kwargs: Any) -> AvatarDistiller:
         super()._apply(*args, **kwargs)
         self.frozen_teacher.follow(*args, **kwargs)
@@ -214,45 +172,58 @@ class AvatarDistiller(BaseModel):
 
         Raises:
             FloatingPointError: If a tapped feature or a distillation loss is not finite on any
-                rank, on all of them.
+                rank, on all of them. In float16 training only the teacher's features count: where
+                the student's overflow, the gradient scaler leaves the step out.
+            ConfigError: If the student cannot be trained in bfloat16.
         """
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
         active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
         losses, maps = self.run_with_teacher(active, inputs, data_samples, mode='loss')
-        losses.update(self._compare(maps, inputs, data_samples))
+        losses.update(self._distill(maps, inputs, data_samples))
         return losses
 
     @torch.compiler.disable
-    def _compare(self, maps: dict[str, tuple[list[Tensor], list[Tensor]]], inputs: Tensor,
+    def _distill(self, maps: dict[str, tuple[list[Tensor], list[Tensor]]], inputs: Tensor,
                  data_samples: list | None) -> dict[str, Tensor]:
-        if self._is_wrong(_name_maps(self.taps, maps)):
-            maps = {}
-        distilled = {name: task(*maps[name], data_samples) if name in maps else
-                     _no_loss(task, inputs) for name, task in self.distiller.items()}
-        if self._is_wrong({f'the loss of task {name!r}': distilled[name] for name in maps}):
-            distilled = {name: _no_loss(task, inputs) for name, task in self.distiller.items()}
-        losses = {f'distill.loss_{name}': loss for name, loss in distilled.items()}
-        if self._skip_nonfinite:
-            losses['distill.skipped_steps'] = self.distiller.skipped_steps
-        return losses
+        """Compute the loss of each task, zero for those that rest and in a step that is skipped.
 
-    def _is_wrong(self, values: dict[str, Tensor]) -> bool:
-        """Stop at values that are not finite, or have this step's distillation skipped."""
-        wrong = ', '.join(find_nonfinite(values)) if values else ''
-        if not wrong:
+        The host waits for the device once, to see whether everything is finite.
+        """
+        losses = {name: task(*maps[name], data_samples) if name in maps else
+                  _no_loss(task, inputs) for name, task in self.distiller.items()}
+        found = _find_nonfinite({
+            **_name_maps(self.taps, maps),
+            **{f'the loss of task {name!r}': losses[name] for name in maps}}) if maps else []
+        if found and not self._is_forgiven(found, inputs):
+            self._skip_step(found)
+            losses = {name: _no_loss(task, inputs) for name, task in self.distiller.items()}
+        logged = {f'distill.loss_{name}': loss for name, loss in losses.items()}
+        if self._skip_nonfinite:
+            logged['distill.skipped_steps'] = self.distiller.skipped_steps
+        return logged
+
+    def _is_forgiven(self, found: list[str], inputs: Tensor) -> bool:
+        """Tell whether the scaler of float16 training takes care of it, as in plain training."""
+        one = inputs.new_ones(1, 1, dtype=torch.float32)
+        if (self._skip_nonfinite or torch.mm(one, one).dtype != torch.float16
+                or any(name.startswith('the teacher') for name in found)):
             return False
-        iteration = MessageHub.get_current_instance().get_info('iter')
-        message = f'not finite at iteration {iteration}: {wrong}'
+        if not self._has_overflowed:
+            self._has_overflowed = True
+            print_log(f'{_at_iteration(found)}; the gradient scaler of float16 leaves such a step '
+                      'out. Further ones are not reported', 'current', level=logging.WARNING)
+        return True
+
+    def _skip_step(self, found: list[str]) -> None:
         if not self._skip_nonfinite:
             raise FloatingPointError(
-                f'{message}. For the student, lower the learning rate or clip gradients; for the '
-                'teacher, check teacher_ckpt and teacher_precision; skip_nonfinite=True goes on '
-                'without distillation in such steps')
+                f'{_at_iteration(found)}. For the student, lower the learning rate or clip '
+                'gradients; for the teacher, check teacher_ckpt and teacher_precision; '
+                'skip_nonfinite=True goes on without distillation in such steps')
         self.distiller.get_buffer('skipped_steps').add_(1)
-        print_log(f'{message}; this step goes without distillation', 'current',
+        print_log(f'{_at_iteration(found)}; this step goes without distillation', 'current',
                   level=logging.WARNING)
-        return True
 
     @torch.compiler.disable(recursive=False)
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
@@ -277,7 +248,8 @@ class AvatarDistiller(BaseModel):
         every = self.taps.values()
         with FeatureTaps(self.student, {pair.student for pair in every}) as taps, \
                 RoIRecorder(self.student, {pair.branches[0] for pair in every
-                                           if pair.branches}) as recorder:
+                                           if pair.branches}) as recorder, \
+                explain_bfloat16(self.student):
             outputs = self.student(inputs, data_samples, mode=mode)
         if not pairs:
             return outputs, {}
@@ -285,15 +257,6 @@ class AvatarDistiller(BaseModel):
         taught = self.frozen_teacher.maps(pairs.values(), dense, recorder)
         return outputs, {name: (taps.features[pair.student], taught[pair])
                          for name, pair in pairs.items()}
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # The student's class may migrate old keys at its top level; ours are not its business.
-        own = f'{prefix}distiller.'
-        theirs = {key: value for key, value in state_dict.items() if not key.startswith(own)}
-        self.student._load_from_state_dict(theirs, prefix, *args)
-        for key in [key for key in state_dict if not key.startswith(own)]:
-            del state_dict[key]
-        state_dict.update(theirs)
 
 
 def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
@@ -314,10 +277,35 @@ def _name_maps(pairs: dict[str, TapPair], maps: dict[str, tuple[list[Tensor], li
             for level, feature in enumerate(features)}
 
 
-def _accept_plain_student(model: nn.Module, incompatible_keys: Any) -> None:
-    """Let a plain student's checkpoint load: our parts then keep their values."""
-    missing = incompatible_keys.missing_keys
-    own = {key for key in model.state_dict() if key.startswith('distiller.')}
-    if own and own <= set(missing):
-        missing[:] = [key for key in missing if key not in own]
-        print_log('A plain student is loaded: adapters and sigma keep their values', 'current')
+def _find_nonfinite(tensors: dict[str, Tensor]) -> list[str]:
+    """Find out which values are not finite on any rank.
+
+    Every rank gets the same answer, so that all take the same decision and none waits for the
+    others.
+
+    Args:
+        tensors (dict[str, Tensor]): Values by a name for messages; the same names on all ranks.
+
+    Returns:
+        list[str]: Names of those with a NaN or an infinity, with the rank where there are several;
+        without losses where maps are among them.
+    """
+    extremes = torch.zeros(len(tensors), 2, device=next(iter(tensors.values())).device)
+    for row, tensor in zip(extremes, tensors.values()):
+        if tensor.numel():
+            torch.stack(torch.aminmax(tensor.detach().float()), out=row)
+    finite = extremes.isfinite().all(1)
+    wrong = (~finite).any().float()
+    all_reduce(wrong, 'max')
+    if not wrong:
+        return []
+    names = [name for name, good in zip(tensors, finite.tolist()) if not good]
+    if get_world_size() > 1:
+        gathered = all_gather_object([f'{name} on rank {get_rank()}' for name in names])
+        names = [name for of_rank in gathered for name in of_rank]
+    return [name for name in names if not name.startswith('the loss')] or names
+
+
+def _at_iteration(found: list[str]) -> str:
+    iteration = MessageHub.get_current_instance().get_info('iter')
+    return f'not finite at iteration {iteration}: {", ".join(found)}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -43,6 +44,9 @@ class RoIBranch(NamedTuple):
         """
         forward = getattr(model.roi_head, f'_{self.kind}_forward')
         stage = () if self.stage is None else (self.stage, )
+        # RoIs are cast to the type of the maps; bfloat16 would move them by pixels.
+        feature_maps = [feature.float() if feature.dtype == torch.bfloat16 else feature
+                        for feature in feature_maps]
         forward(*stage, feature_maps, rois)
 
 

@@ -1,10 +1,11 @@
 """Where a task taps student and teacher, and how the two are run to there."""
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel
 
 from ..utils.errors import ConfigError, ConfigProblems
@@ -105,6 +106,29 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
                     teacher_branch.run(teacher, dense.features[_roi_input(teacher)], rois)
             features.update(dict.fromkeys(together, taps))
     return features
+
+
+def check_gradient(pairs: Mapping[str, TapPair], taps: FeatureTaps) -> None:
+    """Check that each task's gradient reaches the student, which no loss would show.
+
+    Args:
+        pairs (Mapping[str, TapPair]): Where each task taps the networks.
+        taps (FeatureTaps): What the student gave.
+
+    Raises:
+        ConfigError: If all maps of a task carry no gradient where gradients are computed.
+    """
+    if not torch.is_grad_enabled():
+        return
+    problems = ConfigProblems()
+    for name, pair in pairs.items():
+        maps = taps.features[pair.student]
+        if maps and not any(feature.requires_grad for feature in maps):
+            problems.add(
+                f'model.distill.{name}.tap={pair.student!r}: what the student gives there carries '
+                'no gradient: the part is frozen, or lies inside a block that is checkpointed; '
+                'tap the end of the block or further on, or set with_cp=False')
+    problems.raise_if_any()
 
 
 def _roi_input(detector: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError
 from ..utils.state_dict import describe_mismatch, find_mismatch, rename_keys
+from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
 from .renormalize import renormalize, same_normalization
 from .roi import RoIRecorder
 from .tap_pair import TapPair, dense_taps, run_roi_heads
@@ -35,7 +36,8 @@ class Teacher:
         checkpoint (str, optional): Path or URL of its weights; None keeps the random ones.
         strict (bool): Whether the checkpoint must match key by key. Defaults to True.
         precision (torch.dtype, optional): Autocast type of its forward pass, float32 for none.
-            Defaults to None, that of the student's step.
+            Defaults to None, that of the student's step. In bfloat16 the layers of ``mmcv.ops``
+            run in float32.
     """
 
     def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
@@ -48,6 +50,7 @@ class Teacher:
         self._student_preprocessor = student_preprocessor
         self._same_normalization = same_normalization(student_preprocessor,
                                                       network.data_preprocessor)
+        self._mmcv_layers = mmcv_layers(network)
         self._follows_model = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
@@ -98,7 +101,7 @@ class Teacher:
             inputs = renormalize(inputs, data_samples, self._student_preprocessor,
                                  self.network.data_preprocessor)
         taps = FeatureTaps(self.network, dense_taps(self.network, pairs))
-        with taps, self._autocast(inputs):
+        with taps, self._precision(inputs):
             forward_to_taps(self.network, taps.features, inputs, data_samples)
         return taps
 
@@ -116,16 +119,18 @@ class Teacher:
         Returns:
             dict[TapPair, list[Tensor]]: The maps of each tap.
         """
-        with self._autocast(next(self.network.parameters())):
+        with self._precision(next(self.network.parameters())):
             in_roi_heads = run_roi_heads(self.network, pairs, dense, recorder)
         return {pair: in_roi_heads.get(pair, dense).features[pair.teacher] for pair in pairs}
 
-    def _autocast(self, like: Tensor) -> AbstractContextManager:
-        if self.precision is None:
-            return nullcontext()
-        if self.precision == torch.float32:
-            return torch.autocast(like.device.type, enabled=False)
-        return torch.autocast(like.device.type, self.precision)
+    def _precision(self, like: Tensor) -> ExitStack:
+        contexts = ExitStack()
+        if self.precision is not None:
+            contexts.enter_context(torch.autocast(
+                like.device.type, None if self.precision == torch.float32 else self.precision,
+                enabled=self.precision != torch.float32))
+        contexts.enter_context(float32_instead_of_bfloat16(self._mmcv_layers.values()))
+        return contexts
 
 
 def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are never half written, and never fewer than promised."""
+"""Checkpoints that are never half written."""
 import os
 import uuid
 from collections import deque
@@ -44,9 +44,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
     On a local disk a checkpoint appears under its name when it is whole, then the pointer
     ``last_checkpoint`` is replaced, and only then outdated checkpoints are removed; MMEngine
-    removes them first, and its pointer may be caught empty. So there is always a whole checkpoint
-    to go on from, with ``max_keep_ckpts=1`` too. The same holds for ``save_best``. Where
-    ``out_dir`` is no local folder, or ``backend_args`` is given, that backend writes.
+    removes them first, and a kill can leave its pointer empty. So there is always a whole
+    checkpoint to resume from, with ``max_keep_ckpts=1`` too. The same holds for ``save_best``.
+    Where ``out_dir`` is no local folder, or ``backend_args`` is given, that backend writes.
 
     Takes the arguments of ``CheckpointHook``; the whole change of a config is
     ``default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))``.
@@ -119,7 +119,7 @@ class _RemovingLater:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a renaming survive a loss of power, where the system can."""
+    """Flush a folder to the disk, where the system can, so that a rename survives a power cut."""
     if hasattr(os, 'O_DIRECTORY'):
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -17,7 +17,7 @@ class DistillationScheduleHook(Hook):
     """Sets the weights of distillation tasks over training.
 
     Before each iteration the ``weight_factor`` of every task, a factor on its loss, is set; it
-    depends on the iteration or epoch only, so a resumed run goes on rightly. Counted from 0:
+    depends on the iteration or epoch only, so a resumed run continues correctly. Counted from 0:
 
     - before ``begin``, and from ``stop`` on, it is 0: the task is off. (The strength of
       ``PerturbationHook`` holds there instead.)
@@ -81,17 +81,15 @@ class DistillationScheduleHook(Hook):
             problems.add(f'{key}: the model has no distillation tasks; remove the hook or train '
                          "model=dict(type='AvatarDistiller', ...)")
         else:
+            hooks = [h for h in runner.hooks if isinstance(h, DistillationScheduleHook)]
             for name in self._names(known):
+                count = sum(name in hook._names(known) for hook in hooks)
                 if name not in known:
                     problems.add(f'{key}.tasks={self.tasks!r}: the model has no task {name!r}; '
                                  f'{suggest(name, known)}')
-            for name in known:
-                hooks = [hook for hook in runner.hooks
-                         if isinstance(hook, DistillationScheduleHook)
-                         and name in hook._names(known)]
-                if len(hooks) > 1 and self in hooks:
-                    problems.add(f'{key}.tasks={self.tasks!r}: {len(hooks)} such hooks set the '
-                                 f'task {name!r}; leave it to one of them')
+                elif count > 1:
+                    problems.add(f'{key}.tasks={self.tasks!r}: {count} such hooks set the task '
+                                 f'{name!r}; leave it to one of them')
         with problems.under(key):
             self.schedule.check(runner)
         problems.raise_if_any()

@@ -1,4 +1,4 @@
-"""An interrupted training that ends as the uninterrupted one."""
+"""Exact resume: an interrupted training ends as an uninterrupted one."""
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -20,11 +20,11 @@ _KEY = 'exact_resume'
 class ExactResumeHook(Hook):
     """Resumes a training bit for bit.
 
-    MMEngine keeps no random states. With this hook none need be kept: the global streams of every
+    MMEngine saves no random states, and with this hook it need not: the global streams of every
     rank (Python, NumPy, torch, CUDA) start anew before each iteration from (seed, rank,
-    iteration), and the augmentations of each image from (seed, rank, place in the training). What
-    draws in between, validation, other hooks or the start of a resumed run, plays no part, nor
-    does the number of workers or what they had loaded ahead.
+    iteration), and the augmentations of each image from (seed, rank, place in the training).
+    Whatever draws random numbers in between (validation, other hooks, the start of a resumed
+    run), the number of workers and what they loaded ahead make no difference.
 
     Exact are student, optimizer, schedules, EMA, adapters, sigma and Avatars, from any checkpoint
     at the end of an epoch or, in an iteration-based training, at any iteration. Where the config
@@ -62,7 +62,7 @@ class ExactResumeHook(Hook):
                                            mix_seed(runner.seed, get_rank()))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the augmentations where in the training the next batch is."""
+        """Set the place of the next batch in the training, which seeds its augmentations."""
         assert self._batches is not None
         self._batches.position = 0 if _replays(runner) else runner.iter
         _discard_loaded(runner)
@@ -136,7 +136,7 @@ def _replays(runner: Runner) -> bool:
 
 
 def _discard_loaded(runner: Runner) -> None:
-    """Have batches that were loaded before they could be seeded loaded again."""
+    """Load again the batches that were loaded before they could be seeded."""
     iterator: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
     if getattr(iterator, '_iterator', None) is None:
         return  # MMEngine from 0.10.8 on waits

@@ -11,15 +11,7 @@ _MODES = ('constant', 'linear', 'cosine')
 class Schedule:
     """A value that goes from ``start`` at ``begin`` to ``end`` at ``stop``, and holds outside.
 
-    Args:
-        mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` name the way to
-            ``end``.
-        start (float): First value, >= 0.
-        end (float): Last value, >= 0; of no effect in mode ``'constant'``.
-        begin (int): Where the way begins, in iterations or epochs.
-        stop (int, optional): Where it ends; None for the end of training.
-        by_epoch (bool): Whether ``begin`` and ``stop`` count epochs, and the value changes between
-            epochs only.
+    Takes the arguments of :class:`PerturbationHook`.
 
     Raises:
         ConfigError: With all problems at once, if an argument is wrong.

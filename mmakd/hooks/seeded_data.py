@@ -1,5 +1,6 @@
-"""Augmentations that depend on a batch's place in the training alone."""
+"""Augmentations that depend only on a batch's place in the training."""
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,12 +16,7 @@ class SeededBatch(list):
 
 
 class SeededBatchSampler:
-    """Gives each batch of a batch sampler a seed made of its position.
-
-    Args:
-        batch_sampler (Iterable): The batch sampler.
-        seed (int): Seed of the training, the rank mixed in.
-    """
+    """Gives each batch of a batch sampler a seed made of ``seed`` and its position."""
 
     def __init__(self, batch_sampler: Iterable[list[int]], seed: int) -> None:
         self.batch_sampler = batch_sampler
@@ -45,28 +41,20 @@ class SeededBatchSampler:
         return getattr(self.batch_sampler, name)
 
 
-class _SeededItems:
-    """Loads the samples of a batch, each behind a seed of its own."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self, indices: list[int]) -> list:
-        if not isinstance(indices, SeededBatch):  # another dataloader of the dataset
-            return [self.dataset[index] for index in indices]
-        return [self._load(index, mix_seed(indices.seed, place))
-                for place, index in enumerate(indices)]
-
-    def _load(self, index: int, seed: int) -> Any:
-        seed_rng(seed, devices=False)
-        return self.dataset[index]
+def _load_batch(dataset: Any, indices: list[int]) -> list:
+    samples = []
+    for place, index in enumerate(indices):
+        if isinstance(indices, SeededBatch):  # not of another dataloader of the dataset
+            seed_rng(mix_seed(indices.seed, place), devices=False)
+        samples.append(dataset[index])
+    return samples
 
 
 def seed_augmentations(dataloader: DataLoader, seed: int) -> SeededBatchSampler:
-    """Have a dataloader's augmentations depend on seed and position alone.
+    """Make a dataloader's augmentations depend only on seed and position.
 
-    However many workers there are, and whatever they have loaded before, the n-th batch of a
-    training is the same. Loading in the training process moves its global streams.
+    The n-th batch of a training is the same for any number of workers, and whatever was loaded
+    before. Without workers, loading changes the global streams of the training process.
 
     Args:
         dataloader (DataLoader): With a batch sampler, before it is first iterated.
@@ -76,7 +64,8 @@ def seed_augmentations(dataloader: DataLoader, seed: int) -> SeededBatchSampler:
         SeededBatchSampler: The dataloader's batch sampler from now on.
     """
     # torch asks a dataset for a whole batch where it has this method.
-    dataloader.dataset.__getitems__ = _SeededItems(dataloader.dataset)  # type: ignore[attr-defined]
+    dataset: Any = dataloader.dataset
+    dataset.__getitems__ = partial(_load_batch, dataset)
     # Its iterators draw a seed of their workers, from the global stream else.
     dataloader.generator = torch.Generator()
     batches = SeededBatchSampler(cast(Iterable[list[int]], dataloader.batch_sampler), seed)

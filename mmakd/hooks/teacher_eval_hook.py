@@ -25,7 +25,7 @@ from .atomic_checkpoint_hook import AtomicLocalBackend
 from .runner import is_training, unwrapped_model
 
 _KEY = 'TeacherEvalHook'
-# The metrics that tell how good a network is, as their names end, and what a perfect one gets.
+# Metrics that rate a network, by the end of their names, and the score of a perfect one.
 _PERFECT = dict(mAP=1, AP=1, AP50=1, mIoU=100, mDice=100, mFscore=100, PQ=100)
 _CAUSES = ("its class list or their order differs from the data set's, its checkpoint was "
            'trained on other data, or its data_preprocessor is not the one it was trained with')
@@ -47,7 +47,7 @@ class TeacherEvalHook(Hook):
     the same teacher and data, reads it there. Images changed in place, and label maps of
     segmentation, are not noticed: delete the file then.
 
-    The student is what it would be without the hook, bit for bit.
+    The trained student is the same with and without the hook, bit for bit.
 
     Args:
         cache_dir (str, optional): Folder of the scores. Defaults to None, ``mmakd/teacher_scores``

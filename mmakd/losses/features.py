@@ -108,7 +108,8 @@ def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
     Returns:
         Tensor: What the loss gives.
     """
-    is_float32, takes_samples = _traits(type(loss))
+    kind: Any = type(loss)
+    is_float32, takes_samples = _traits(kind)
     options = dict(data_samples=data_samples) if takes_samples else {}
     if is_float32:
         return loss(preds_S, preds_T, **options)
@@ -116,7 +117,7 @@ def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
 
 
 @cache
-def _traits(kind: type[nn.Module]) -> tuple[bool, bool]:
+def _traits(kind: Any) -> tuple[bool, bool]:
     return (hasattr(kind.forward, 'is_float32'),
             'data_samples' in inspect.signature(kind.forward).parameters)
 

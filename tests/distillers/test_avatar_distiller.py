@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -15,6 +16,8 @@ from mmengine.structures import BaseDataElement
 from mmakd.utils.errors import ConfigError
 
 FPN = 'model.distill.fpn.'
+FLOAT16 = pytest.mark.skipif(torch.__version__ < '2.3',
+                             reason='torch before 2.3 has no float16 autocast on the CPU')
 
 
 def batch(size=64, number=2):
@@ -220,11 +223,13 @@ def test_non_finite_feature_names_tap_side_and_level(model, side):
     with torch.no_grad():
         network.neck.fpn_convs[1].conv.weight.fill_(float('nan'))
         network.neck.fpn_convs[1].bn.running_mean.fill_(float('inf'))
-    sigma = distiller.distiller['fpn'].losses[0].uncertainty[0].running_weight
+    losses = distiller.distiller['fpn'].losses
     with pytest.raises(FloatingPointError, match=rf"the {side}'s tap 'neck' \(map 1\)") as caught:
         distiller(*batch(), mode='loss')
-    assert 'iteration' in str(caught.value)
-    assert sigma == 0
+    assert 'iteration' in str(caught.value) and 'the loss' not in str(caught.value)
+    # sigma is the teacher's, and takes in what is finite.
+    assert [loss.sigma[0].isfinite().all().item() for loss in losses] == [
+        True, side == 'student', True]
 
 
 @pytest.mark.parametrize(('changes', 'problems'), [
@@ -343,6 +348,68 @@ def test_a_loss_that_is_not_finite(toy, skip):
     else:
         with pytest.raises(FloatingPointError, match="the loss of task 'fpn'"):
             distiller(*batch(), mode='loss')
+
+
+@pytest.fixture
+def log(caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def spoil(network):
+    with torch.no_grad():
+        network.neck.fpn_convs[1].conv.weight.fill_(float('inf'))
+
+
+@FLOAT16
+@pytest.mark.parametrize('spoilt', ['features', 'loss'])
+def test_overflow_of_the_student_is_left_to_the_scaler(toy, spoilt, log):
+    cfg = toy('det', 'akd-cwd')
+    cfg.model.distill.fpn.loss.criterion = dict(type='FeatureMSELoss')
+    init_default_scope('mmdet')
+    distiller = MODELS.build(cfg.model)
+    optimizer = torch.optim.SGD(distiller.parameters(), 0.1)
+    scaler = torch.amp.GradScaler('cpu')
+    if spoilt == 'features':
+        spoil(distiller.student)
+    else:
+        # The squares of such an adapter's maps overflow, its maps do not.
+        distiller.distiller['fpn'].adapters[0].conv.register_forward_hook(
+            lambda module, args, output: output.float() + 1e30)
+    before = [parameter.detach().clone() for parameter in distiller.parameters()]
+    for _ in range(2):
+        with torch.autocast('cpu', torch.float16):
+            losses = distiller(*batch(), mode='loss')
+        assert not losses['distill.loss_fpn'].isfinite()
+        optimizer.zero_grad()
+        scaler.scale(distiller.parse_losses(losses)[0]).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert all(torch.equal(now, then) for now, then in zip(distiller.parameters(), before))
+    assert scaler.get_scale() == 2.0**14
+    warnings = [record.message for record in log.records if 'not finite' in record.message]
+    assert len(warnings) == 1 and 'gradient scaler' in warnings[0]
+    # Without a scaler, in bfloat16 and float32, it ends the training.
+    for dtype in torch.bfloat16, None:
+        with pytest.raises(FloatingPointError), torch.autocast(
+                'cpu', dtype, enabled=dtype is not None):
+            distiller(*batch(), mode='loss')
+
+
+@FLOAT16
+@pytest.mark.parametrize('skip', [True, False])
+def test_a_spoilt_teacher_is_no_overflow(model, skip):
+    distiller = model('det', **{'model.skip_nonfinite': skip})
+    spoil(distiller.teacher)
+    with torch.autocast('cpu', torch.float16):
+        if skip:
+            losses = distiller(*batch(), mode='loss')
+            assert losses['distill.loss_fpn'] == 0 and losses['distill.skipped_steps'] == 1
+        else:
+            with pytest.raises(FloatingPointError, match="the teacher's tap 'neck'"):
+                distiller(*batch(), mode='loss')
 
 
 @pytest.mark.parametrize('own', [True, False])

@@ -45,6 +45,17 @@ def test_overrides_are_merged_and_leave_the_rest_alone():
     assert cfg == given
 
 
+def test_preprocessor_at_the_top_level_belongs_to_the_model(tmp_path):
+    # As the Runner has it: the config's own model may name another.
+    path = tmp_path / 'teacher.py'
+    path.write_text("data_preprocessor = dict(type='SegDataPreProcessor', mean=[1, 2, 3], "
+                    "std=[4, 5, 6])\nmodel = dict(type='EncoderDecoder')\n")
+    assert resolve_model(str(path))['data_preprocessor'].mean == [1, 2, 3]
+    with path.open('a') as file:
+        file.write("model['data_preprocessor'] = dict(type='BaseDataPreprocessor')\n")
+    assert resolve_model(str(path))['data_preprocessor'] == dict(type='BaseDataPreprocessor')
+
+
 def test_override_can_replace_a_part():
     model = resolve_model(dict(cfg=RETINANET, neck=dict(_delete_=True, type='PAFPN')))
     assert model.neck == dict(type='PAFPN')
