@@ -12,14 +12,7 @@ _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def find_class_numbers(network: nn.Module) -> dict[str, int]:
-    """Find the numbers of classes that a network's heads are built for.
-
-    Args:
-        network (nn.Module): A detector or a segmentor.
-
-    Returns:
-        dict[str, int]: Number of classes by path of the head.
-    """
+    """Find the number of classes of each head of a network, by the path of the head."""
     numbers = {}
     for path, module in network.named_modules():
         names = [name for name in path.split('.') if not name.isdigit()]
@@ -38,9 +31,9 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
     Args:
         metainfo (Mapping[str, dict]): Metainfo of each split's dataset.
         networks (Mapping[str, nn.Module]): ``'student'`` and ``'teacher'``, or ``'model'``.
-        checkpoint (Mapping[str, Any]): What the teacher's checkpoint says of its data set, with
-            ``classes`` and ``palette``; empty where it says nothing.
-        problems (ConfigProblems): Takes what is wrong.
+        checkpoint (Mapping[str, Any]): ``classes`` and ``palette`` of the data set that the
+            teacher's checkpoint names; empty where it names none.
+        problems (ConfigProblems): Collects what is wrong.
 
     Raises:
         ConfigError: If ``classes`` is no list.
@@ -50,7 +43,10 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         if not isinstance(info['classes'], (list, tuple)):
             raise ConfigError(f'{split}_dataloader.dataset.metainfo.classes={info["classes"]!r}: '
                               'expected a list of names')
-        _check_palette(info, f'{split}_dataloader.dataset', problems)
+        palette = info.get('palette')
+        if isinstance(palette, (list, tuple)) and 0 < len(palette) < len(info['classes']):
+            problems.add(f'{split}_dataloader.dataset.metainfo.palette: {len(palette)} colours '
+                         f'for {len(info["classes"])} classes; give one a class')
         difference = _difference(info['classes'], next(iter(splits.values()))['classes'])
         if difference:
             problems.add(f'{split}_dataloader.dataset.metainfo.classes: not those of '
@@ -84,26 +80,13 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
                           'colour')
 
 
-def _check_palette(info: dict, key: str, problems: ConfigProblems) -> None:
-    palette = info.get('palette')
-    if isinstance(palette, Sequence) and not isinstance(palette, str) and 0 < len(palette) < len(
-            info['classes']):
-        problems.add(f'{key}.metainfo.palette: {len(palette)} colours for '
-                     f'{len(info["classes"])} classes; give one a class')
-
-
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
     """Say how one list of classes differs from another; nothing where they agree."""
-    theirs, ours = _listed(theirs), _listed(ours)
+    theirs = [theirs] if isinstance(theirs, str) else theirs
     if len(theirs) != len(ours):
         return f'{len(theirs)} classes there, {len(ours)} here'
-    unlike = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours)) if a != b]
-    return f'class {unlike[0][0]} is {unlike[0][1]!r} there, {unlike[0][2]!r} here' if (
-        unlike) else ''
-
-
-def _listed(classes: Sequence[str]) -> list[str]:
-    return [classes] if isinstance(classes, str) else list(classes)
+    return next((f'class {i} is {a!r} there, {b!r} here'
+                 for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), '')
 
 
 def _plain(palette: Any) -> list[list[int]]:

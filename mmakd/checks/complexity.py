@@ -16,13 +16,9 @@ from ..distillers.taps import forward_to_taps
 
 
 class Complexity(NamedTuple):
-    """Work of a network.
+    """Floating point operations of a forward pass on one image of ``image_size`` (H, W).
 
-    Attributes:
-        flops (int): Floating point operations of a forward pass on one image, a multiplication
-            and an addition counting as two.
-        image_size (tuple[int, int]): Height and width of the image.
-        uncounted (tuple[str, ...]): What the FLOPs leave out.
+    A multiplication and an addition count as two. ``uncounted`` names what is left out.
     """
 
     flops: int
@@ -44,9 +40,6 @@ def measure_network(network: BaseModel, size: tuple[int, int] | None = None) -> 
         network (BaseModel): The network.
         size (tuple[int, int], optional): Height and width of the image. Defaults to None, a small
             one if the network takes it.
-
-    Returns:
-        Complexity: Of its forward pass.
     """
     two_stage = hasattr(network, 'roi_head') and hasattr(network, 'rpn_head')
     custom = {type(module).__name__ for name, module in network.named_modules()
@@ -63,30 +56,13 @@ def measure_network(network: BaseModel, size: tuple[int, int] | None = None) -> 
 
 
 def measure_teacher(model: AvatarDistiller, size: tuple[int, int]) -> int:
-    """Count the FLOPs of the teacher as far as its deepest tap, its part in a training step.
-
-    Args:
-        model (AvatarDistiller): The distiller.
-        size (tuple[int, int]): Height and width of the image.
-
-    Returns:
-        int: Floating point operations.
-    """
+    """Count the FLOPs of the teacher as far as its deepest tap, its part in a training step."""
     return count_flops(model.teacher, dense_taps(model.teacher, model.taps.values()), size)
 
 
 @torch.no_grad()
 def count_flops(network: BaseModel, taps: Iterable[str], size: tuple[int, int]) -> int:
-    """Count the FLOPs of a network on one image, no further than the stage of its deepest tap.
-
-    Args:
-        network (BaseModel): A detector or a segmentor.
-        taps (Iterable[str]): Dotted paths of modules.
-        size (tuple[int, int]): Height and width of the image.
-
-    Returns:
-        int: Floating point operations.
-    """
+    """Count the FLOPs of a network on one image, no further than the stage of its deepest tap."""
     training = network.training
     network.eval()
     with FlopCounterMode(display=False) as counter:

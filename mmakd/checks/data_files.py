@@ -3,7 +3,7 @@
 import os.path as osp
 import re
 from collections.abc import Iterator
-from typing import TypeGuard
+from typing import Any
 
 from mmengine.config import Config
 
@@ -23,59 +23,38 @@ def check_data(cfg: Config, *splits: str) -> None:
     Raises:
         ConfigError: If anything is missing; it lists all of it with its config keys.
     """
-    missing = {}
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        dataset = loader.get('dataset') if isinstance(loader, dict) else None
-        paths = [*_dataset_paths(dataset, f'{split}_dataloader.dataset')]
-        paths += _evaluator_paths(cfg.get(f'{split}_evaluator'), f'{split}_evaluator')
-        missing.update({key: path for key, path in paths if not osp.exists(path)})
+    parts = [f'{split}_{part}' for split in splits for part in ('dataloader', 'evaluator')]
+    missing = {key: path for part in parts for key, path in _paths(cfg.get(part), part)
+               if not osp.exists(path)}
     if missing:
-        raise ConfigError(_describe(missing))
+        is_drawn = all(osp.join('data', 'shapes') in osp.normpath(path)
+                       for path in missing.values())
+        raise ConfigError('\n'.join([
+            f'the config names data that does not exist (seen from {osp.abspath(osp.curdir)}):',
+            *(f'  {key}={path!r}' for key, path in missing.items()),
+            'Draw the data: python tools/make_shapes.py' if is_drawn else
+            'Put the data there or name its place: --cfg-options KEY=PATH ...']))
 
 
-def _dataset_paths(dataset: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the keys and paths of a dataset config, of the wrapped ones where it is a wrapper."""
-    if not isinstance(dataset, dict):
+def _paths(part: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield key and path of all files that a dataset, a metric, or a wrapper of them names."""
+    if isinstance(part, (list, tuple)):
+        for i, item in enumerate(part):
+            yield from _paths(item, f'{key}.{i}')
+    if not isinstance(part, dict):
         return
-    yield from _dataset_paths(dataset.get('dataset'), f'{key}.dataset')
-    for i, part in enumerate(dataset.get('datasets') or []):
-        yield from _dataset_paths(part, f'{key}.datasets.{i}')
-    root = dataset.get('data_root') or ''
-    if dataset.get('backend_args') or not _is_local(root):
-        return
-    named = {'ann_file': dataset.get('ann_file')}
-    prefix = dataset.get('data_prefix')
+    for name in 'dataset', 'datasets', 'metrics':
+        yield from _paths(part.get(name), f'{key}.{name}')
+    root, prefix = part.get('data_root') or '', part.get('data_prefix')
+    named = {'ann_file': part.get('ann_file')}
     if isinstance(prefix, dict):
-        named.update({f'data_prefix.{k}': v for k, v in prefix.items()})
+        named.update({f'data_prefix.{name}': path for name, path in prefix.items()})
     for name, path in named.items():
-        # The way MMEngine's BaseDataset joins them.
-        if path and _is_local(path):
+        if path and _is_local(path) and _is_local(root) and not part.get('backend_args'):
+            # The way MMEngine's BaseDataset joins them.
             yield f'{key}.{name}', osp.join(root, path)
 
 
-def _evaluator_paths(evaluator: object, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the keys and paths of the annotation files that metrics read themselves."""
-    if isinstance(evaluator, (list, tuple)):
-        for i, metric in enumerate(evaluator):
-            yield from _evaluator_paths(metric, f'{key}.{i}')
-    elif isinstance(evaluator, dict) and not evaluator.get('backend_args'):
-        path = evaluator.get('ann_file')
-        if path and _is_local(path):
-            yield f'{key}.ann_file', path
-
-
-def _is_local(path: object) -> TypeGuard[str]:
+def _is_local(path: object) -> bool:
     """Tell whether ``path`` is one on this machine, not an address."""
     return isinstance(path, str) and not re.match(r'\w{2,}:', path)
-
-
-def _describe(missing: dict[str, str]) -> str:
-    """Return the message for missing data, by config key: what is missing and what to do."""
-    if all(osp.join('data', 'shapes') in osp.normpath(path) for path in missing.values()):
-        fix = 'Draw the data: python tools/make_shapes.py'
-    else:
-        fix = 'Put the data there or name its place: --cfg-options KEY=PATH ...'
-    lines = [f'  {key}={path!r}' for key, path in missing.items()]
-    title = f'the config names data that does not exist (seen from {osp.abspath(osp.curdir)}):'
-    return '\n'.join([title, *lines, fix])

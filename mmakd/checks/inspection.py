@@ -57,9 +57,6 @@ def inspect_config(cfg: Config, download: bool = True, gpus: int | None = None) 
         download (bool): Whether the teacher's checkpoint may be fetched. Defaults to True.
         gpus (int, optional): Number of processes that the training is meant for. Defaults to
             None, one.
-
-    Returns:
-        Inspection: What was found.
     """
     problems = ConfigProblems()
     found = Inspection(problems)
@@ -149,16 +146,13 @@ def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:
 
 
 def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> str:
-    """Compare images a step with ``auto_scale_lr.base_batch_size``.
+    """Compare images a step with ``auto_scale_lr.base_batch_size``, in words.
 
     Args:
         cfg (Config): The config.
         gpus (int, optional): Number of processes. None is one, the number that ``tools/train.py``
             starts by itself; then a difference is no warning, since many may be meant.
-        problems (ConfigProblems): Takes what is suspicious.
-
-    Returns:
-        str: Both, in words.
+        problems (ConfigProblems): Collects what is suspicious.
     """
     batch = cfg.train_dataloader.get('batch_size', 1)
     steps = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
@@ -185,11 +179,7 @@ def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> s
 
 
 def compare_preprocessors(student: nn.Module, teacher: nn.Module) -> dict[str, tuple[str, str]]:
-    """Compare how the images of student and teacher are prepared.
-
-    Returns:
-        dict[str, tuple[str, str]]: What differs, by name.
-    """
+    """List what differs in how the images of student and teacher are prepared, by name."""
     mine, theirs = (_describe_preprocessor(network.data_preprocessor)
                     for network in (student, teacher))
     return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}

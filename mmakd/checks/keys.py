@@ -20,12 +20,7 @@ _NEAR = 0.85
 
 
 def check_keys(cfg: Config, problems: ConfigProblems) -> None:
-    """Check the top-level keys; those far from any that the Runner knows are a user's variables.
-
-    Args:
-        cfg (Config): The config.
-        problems (ConfigProblems): Takes what is wrong.
-    """
+    """Check the top-level keys; one far from all that the Runner knows is a user's variable."""
     for key, value in cfg.items():
         right = nearest_key(key, KEYS)
         # A number or a string by such a name is a user's variable.
@@ -38,15 +33,7 @@ def check_keys(cfg: Config, problems: ConfigProblems) -> None:
 
 
 def nearest_key(key: str, valid: Iterable[str]) -> str | None:
-    """Find the key that a misspelt one stands for.
-
-    Args:
-        key (str): The key.
-        valid (Iterable[str]): The right keys.
-
-    Returns:
-        str | None: The right key; None where ``key`` is right, or too far from any.
-    """
+    """Find the key that a misspelt one stands for; None if it is right, or too far from any."""
     valid = list(valid)
     if key in valid or any(key.startswith(f'{right}_') for right in valid):
         return None

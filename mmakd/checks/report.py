@@ -18,12 +18,7 @@ from .inspection import Inspection
 
 
 def print_report(found: Inspection, console: Console) -> None:
-    """Print what was found, the problems last.
-
-    Args:
-        found (Inspection): What was found.
-        console (Console): Where to print.
-    """
+    """Print what was found, the problems last."""
     _print_networks(found, console)
     if isinstance(found.model, AvatarDistiller):
         _print_tasks(found.model, console)

@@ -18,10 +18,10 @@ _PLACES = ('backend_args', 'file_client_args')
 
 
 def compare_with_student(cfg: Config, hooks: Sequence[Hook]) -> list[tuple[str, str, str]]:
-    """Compare a config with the student's own, where ``model.student`` refers to one.
+    """Compare the config of a distiller with the student's own, where it refers to one.
 
     Args:
-        cfg (Config): The config of a distiller.
+        cfg (Config): The config.
         hooks (Sequence[Hook]): The hooks of its Runner.
 
     Returns:

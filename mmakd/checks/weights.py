@@ -18,9 +18,9 @@ def check_weights(model: AvatarDistiller | MaskTokenLearner, problems: ConfigPro
     Args:
         model (AvatarDistiller | MaskTokenLearner): A model with a teacher, whose weights are
             loaded.
-        problems (ConfigProblems): Takes what is wrong.
-        download (bool): Whether a checkpoint at a URL is fetched. Otherwise a file that is not on
-            this machine yet is a warning, or none where training would fetch it.
+        problems (ConfigProblems): Collects what is wrong.
+        download (bool): Whether a checkpoint at a URL is fetched. Otherwise a local file that is
+            missing is a warning.
 
     Returns:
         tuple[str, dict[str, Any]]: Where the weights come from, and ``classes`` and ``palette``
@@ -39,25 +39,24 @@ def check_weights(model: AvatarDistiller | MaskTokenLearner, problems: ConfigPro
         problems.warn(f'model.teacher_ckpt={checkpoint!r}: no such file yet; train the teacher '
                       'first')
         return f'{checkpoint} (no such file yet)', {}
+    fits = 'fits'
     try:
         load_teacher_checkpoint(model.teacher, checkpoint, strict=True)
-    except ConfigError as error:
-        if not _loads_in_part(model, checkpoint):
+    except ConfigError as misfit:
+        try:
+            if teacher.strict:
+                raise
+            load_teacher_checkpoint(model.teacher, checkpoint, strict=False)
+        except ConfigError as error:
             problems.problems += error.problems
             return f'{checkpoint} (cannot be used)', {}
-        problems.warnings += error.problems
-        return f'{checkpoint} (fits in part)', _read_dataset_meta(path)
-    return f'{checkpoint} (fits)', _read_dataset_meta(path)
+        problems.warnings += misfit.problems
+        fits = 'fits in part'
+    return f'{checkpoint} ({fits})', _read_dataset_meta(path)
 
 
 def check_tokens(model: AvatarDistiller, problems: ConfigProblems, download: bool) -> None:
-    """Check the files of learned tokens that ``MasKDLoss`` reads.
-
-    Args:
-        model (AvatarDistiller): The distiller; the tokens of its losses are loaded.
-        problems (ConfigProblems): Takes what is wrong.
-        download (bool): As in :func:`check_weights`.
-    """
+    """Check the files of learned tokens that ``MasKDLoss`` reads, as :func:`check_weights`."""
     for name, task in model.distiller.items():
         found = ConfigProblems()
         for loss in (module for module in task.modules() if isinstance(module, MasKDLoss)):
@@ -71,16 +70,6 @@ def check_tokens(model: AvatarDistiller, problems: ConfigProblems, download: boo
         # The levels of a task read the same file.
         problems.problems += dict.fromkeys(found.problems)
         problems.warnings += dict.fromkeys(found.warnings)
-
-
-def _loads_in_part(model: AvatarDistiller | MaskTokenLearner, checkpoint: str) -> bool:
-    if model.frozen_teacher.strict:
-        return False
-    try:
-        load_teacher_checkpoint(model.teacher, checkpoint, strict=False)
-    except ConfigError:
-        return False
-    return True
 
 
 def _read_dataset_meta(path: Path) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class ConfigProblems:
         self.warnings: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Note one problem."""
+        """Note what is wrong."""
         self.problems.append(problem)
 
     def warn(self, warning: str) -> None:
@@ -59,8 +59,7 @@ class ConfigProblems:
     def under(self, key: str) -> Iterator[None]:
         """Note a :class:`ConfigError` raised in the block under ``key``, and continue after it.
 
-        Args:
-            key (str): The config key that the block handles; empty where the errors name all.
+        ``key`` is empty where the errors name all of it.
         """
         try:
             yield
@@ -71,11 +70,7 @@ class ConfigProblems:
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[None]:
-        """Note any error raised in the block under ``key``, and continue after it.
-
-        Args:
-            key (str): The config key that the block handles.
-        """
+        """Note any error raised in the block under ``key``, and continue after it."""
         with self.under(key):
             try:
                 yield
@@ -85,24 +80,15 @@ class ConfigProblems:
                 raise ConfigError(f': {describe(error)}') from error
 
     def raise_if_any(self) -> None:
-        """Raise what was collected.
-
-        Raises:
-            ConfigError: If there is any problem.
-        """
+        """Raise a :class:`ConfigError` if there is any problem."""
         if self.problems:
             raise ConfigError(self.problems)
 
 
 def describe(error: BaseException) -> str:
-    """Repeat an error that is no ConfigError in one line.
+    """Repeat an error that is no ConfigError in one line: its class and its own words.
 
-    Args:
-        error (BaseException): The error, such as of ``Registry.build``.
-
-    Returns:
-        str: Its class and the first line of its message, and the nearest valid name where that is
-        about an unknown type or argument.
+    Where they are about an unknown type or argument, the nearest valid name is added.
     """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [' '.join(line.split()) for line in text.strip().splitlines()]
@@ -121,15 +107,7 @@ def describe(error: BaseException) -> str:
 
 
 def suggest(name: Any, valid: Iterable[str]) -> str:
-    """Say which valid names come nearest to a wrong one.
-
-    Args:
-        name (Any): The wrong name.
-        valid (Iterable[str]): The names that would be right.
-
-    Returns:
-        str: ``did you mean 'a' or 'b'?``, or the valid names where none is near and they are few.
-    """
+    """Say ``did you mean 'a' or 'b'?``, or list all valid names if none is near and few exist."""
     valid = sorted(set(valid))
     near = difflib.get_close_matches(str(name), valid, n=3)
     if near:
