@@ -1,5 +1,5 @@
-# Serves detection and segmentation: the dataset file names the scope and the
-# visualizer, the schedule file the loops and the hooks.
+# For detection and segmentation. The dataset file sets scope and visualizer, the
+# schedule file sets loops and hooks.
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

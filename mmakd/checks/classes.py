@@ -1,4 +1,4 @@
-"""Whether data, networks and the teacher's checkpoint speak of the same classes."""
+"""Compare the classes of data, networks and the teacher's checkpoint."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
                   checkpoint: Mapping[str, Any], problems: ConfigProblems) -> None:
     """Compare the classes and palettes of data, networks and the teacher's checkpoint.
 
-    A teacher of other classes can teach features, so it is a warning only.
+    A teacher with other classes is only a warning, since its features can still be distilled.
 
     Args:
         metainfo (Mapping[str, dict]): Metainfo of each split's dataset.
@@ -81,7 +81,7 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
 
 
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    """Say how one list of classes differs from another; nothing where they agree."""
+    """Describe how two lists of classes differ; empty if they agree."""
     theirs = [theirs] if isinstance(theirs, str) else theirs
     if len(theirs) != len(ours):
         return f'{len(theirs)} classes there, {len(ours)} here'

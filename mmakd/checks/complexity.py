@@ -1,4 +1,4 @@
-"""What networks cost: parameters, and FLOPs on a small image."""
+"""Parameters of networks, and their FLOPs on a small image."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Complexity(NamedTuple):
 
 
 def count_parameters(module: nn.Module, learned_only: bool = False) -> int:
-    """Count the parameters of a module, or only those that are trained."""
+    """Count the parameters of a module, optionally only the trained ones."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not learned_only)
 
 

@@ -1,4 +1,4 @@
-"""Finding missing data before anything is built."""
+"""Find missing data files before anything is built."""
 
 import os.path as osp
 import re
@@ -13,15 +13,15 @@ from ..utils.errors import ConfigError
 def check_data(cfg: Config, *splits: str) -> None:
     """Check that the local files and folders named by the datasets of a config exist.
 
-    Paths at a remote place (with ``backend_args``, or of the form ``s3://...``) are not looked
-    at, and neither are the defaults that a dataset class does not show in the config.
+    Remote paths (with ``backend_args``, or of the form ``s3://...``) are not checked, nor are
+    defaults of a dataset class that are not in the config.
 
     Args:
         cfg (Config): The config.
-        *splits (str): Which dataloaders and evaluators to check: 'train', 'val' or 'test'.
+        *splits (str): The dataloaders and evaluators to check: 'train', 'val' or 'test'.
 
     Raises:
-        ConfigError: If anything is missing; it lists all of it with its config keys.
+        ConfigError: If anything is missing; lists all missing paths with their config keys.
     """
     parts = [f'{split}_{part}' for split in splits for part in ('dataloader', 'evaluator')]
     missing = {key: path for part in parts for key, path in _paths(cfg.get(part), part)
@@ -56,5 +56,5 @@ def _paths(part: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_local(path: object) -> bool:
-    """Tell whether ``path`` is one on this machine, not an address."""
+    """Tell whether ``path`` is on this machine, not an address."""
     return isinstance(path, str) and not re.match(r'\w{2,}:', path)

@@ -1,4 +1,4 @@
-"""Everything that can be known of a config before training."""
+"""Inspect a config before training."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -22,20 +22,21 @@ from .weights import check_tokens, check_weights
 
 @dataclass
 class Inspection:
-    """What there is to report about a config.
+    """Results of inspecting a config.
 
     Attributes:
         problems (ConfigProblems): Problems and warnings.
-        model (nn.Module, optional): The model; None where it cannot be built.
+        model (nn.Module, optional): The model; None if it cannot be built.
         networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'student'`` and ``'teacher'``,
             or ``'model'`` and its teacher if it has one.
         teacher_flops (int, optional): FLOPs of the teacher in a step.
         images (dict[str, tuple[str, str]], optional): How the images of student and teacher
-            differ; None where there is no distiller.
-        classes (dict[str, str]): Numbers of classes, by where they stand.
-        weights (str, optional): Where the teacher's weights come from.
-        batch (str, optional): Images a step.
-        differences (list[tuple[str, str, str]]): Key, the student's own value and the one here.
+            differ; None without a distiller.
+        classes (dict[str, str]): Numbers of classes, by their source.
+        weights (str, optional): Source of the teacher's weights.
+        batch (str, optional): Images per step.
+        differences (list[tuple[str, str, str]]): Key, value in the student's own config, and
+            value here.
     """
 
     problems: ConfigProblems
@@ -87,7 +88,7 @@ def inspect_config(cfg: Config, download: bool = True, gpus: int | None = None) 
 
 
 def _inspect_model(cfg: Config, found: Inspection, download: bool) -> dict[str, Any]:
-    """Look at networks and weights; return classes and palette of the teacher's checkpoint."""
+    """Inspect networks and weights; return classes and palette of the teacher's checkpoint."""
     model: Any = found.model
     student = getattr(model, 'student', None)
     networks = {'model' if student is None else 'student': student or model,
@@ -131,7 +132,7 @@ def _describe_classes(metainfo: dict[str, dict], dataset_meta: dict[str, Any],
 
 
 def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:
-    """Look for what is missing around a sound model."""
+    """Check what a valid model needs elsewhere in the config."""
     if type(model).__module__.startswith('mmakd.') and not cfg.get('custom_imports'):
         problems.add('custom_imports: missing, so the scripts of mmdet and mmseg do not know '
                      f'{type(model).__name__!r}; set custom_imports='

@@ -1,4 +1,4 @@
-"""Misspelt top-level keys, which the Runner ignores in silence."""
+"""Find misspelt top-level keys, which the Runner silently ignores."""
 from __future__ import annotations
 
 import difflib

@@ -1,4 +1,4 @@
-"""Building the parts of a config, each by MMEngine's own builder and each error under its key."""
+"""Build the parts of a config by MMEngine's own builders, and report errors by key."""
 from __future__ import annotations
 
 import copy
@@ -35,12 +35,12 @@ _FILES = ('ann_file', 'output_dir')
 
 @dataclass
 class Parts:
-    """What could be built of a config.
+    """The parts of a config that could be built.
 
     Attributes:
         model (nn.Module, optional): The model.
-        runner (Runner, optional): A Runner that has not trained, with loops, optimizer and hooks.
-        metainfo (dict[str, dict]): That of each split's dataset.
+        runner (Runner, optional): An untrained Runner with loops, optimizer and hooks.
+        metainfo (dict[str, dict]): Metainfo of each split's dataset.
     """
 
     model: nn.Module | None = None
@@ -49,19 +49,17 @@ class Parts:
 
 
 def build_parts(cfg: Config, problems: ConfigProblems, read_data: bool) -> Parts:
-    """Build what a config names, without training.
+    """Build the parts of a config without training.
 
-    Our own components check their keys one by one and report all problems at once. What belongs
-    to MMEngine, mmdet or mmseg is built by their builders, whose own words are reported.
+    Our own components check their keys one by one and report all problems at once. Parts of
+    MMEngine, mmdet and mmseg are built by their own builders, and their errors are reported as
+    they are.
 
     Args:
         cfg (Config): The config.
-        problems (ConfigProblems): Takes what is wrong.
+        problems (ConfigProblems): Collects the problems.
         read_data (bool): Whether to build the dataloaders, which read all annotations. Otherwise
-            a dataset is built without reading, and a loader of numbers takes its place.
-
-    Returns:
-        Parts: What could be built.
+            each dataset is built without reading, and a loader of numbers replaces the dataloader.
     """
     parts = Parts()
     check_keys(cfg, problems)
@@ -103,7 +101,7 @@ def _build_model(cfg: Config, problems: ConfigProblems) -> nn.Module | None:
 
 def _build_data(cfg: Config, split: str, parts: Parts, problems: ConfigProblems, read_data: bool
                 ) -> DataLoader | None:
-    """Build a split's metrics, and its dataloader or only its dataset."""
+    """Build a split's metrics, and its dataloader or just its dataset."""
     metrics = cfg.get(f'{split}_evaluator')
     if metrics is not None and (split != 'test' or metrics != cfg.get('val_evaluator')):
         with problems.attempt(f'{split}_evaluator'):
@@ -166,7 +164,7 @@ def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> No
 
 
 def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, has_model: bool) -> None:
-    """Build visualizer and hooks, and have those of ours look at model and training."""
+    """Build visualizer and hooks, and let our hooks check model and training loop."""
     with problems.attempt('visualizer'):
         visualizer = cfg.get('visualizer') or dict(type='Visualizer')
         # A name of its own: MMEngine would give the Runner of the training the same object.
@@ -201,7 +199,7 @@ def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, has_mode
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the remarks of what is built in the block."""
+    """Silence logs, warnings and prints of the block."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Training with config errors reported together before it, and by their key in its first step."""
+"""Train, with config errors reported together before training."""
 from __future__ import annotations
 
 import copy
@@ -19,7 +19,8 @@ from .parts import build_parts
 def train(cfg: Config, partial: bool = False) -> None:
     """Train as a config says.
 
-    Every rank checks the same config, and no rank looks for causes after a failure.
+    Every rank checks the same config. An error in the first iteration is reported under the part
+    of the config that was running.
 
     Args:
         cfg (Config): The config.
@@ -52,7 +53,7 @@ def train(cfg: Config, partial: bool = False) -> None:
 
 
 def check_before_training(cfg: Config) -> None:
-    """Check the config and whether its data is there.
+    """Check the config and its data files.
 
     Args:
         cfg (Config): The config.
@@ -71,7 +72,7 @@ def check_before_training(cfg: Config) -> None:
 
 
 class _FirstIteration(Hook):
-    """Knows which part of the config works at present, until the first iteration is over."""
+    """Tracks which part of the config is running, until the first iteration is over."""
 
     part = 'config'
     is_over = False

@@ -1,4 +1,4 @@
-"""The report of an inspection, for a terminal or a file."""
+"""Print the report of an inspection."""
 from __future__ import annotations
 
 from typing import Any
@@ -87,7 +87,7 @@ def _print_tasks(model: AvatarDistiller, console: Console) -> None:
 
 
 def describe_loss(loss: nn.Module) -> str:
-    """Name a loss and, in brackets, what an ``UncertaintyFeatureLoss`` is made of."""
+    """Name a loss and, in brackets, the parts of an ``UncertaintyFeatureLoss``."""
     name = type(loss).__name__
     if not isinstance(loss, UncertaintyFeatureLoss):
         return name

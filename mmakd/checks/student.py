@@ -1,4 +1,4 @@
-"""What a config changes of the student's own one, outside ``model``."""
+"""Compare a config with the student's own, outside ``model``."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ def compare_with_student(cfg: Config, hooks: Sequence[Hook]) -> list[tuple[str, 
         hooks (Sequence[Hook]): The hooks of its Runner.
 
     Returns:
-        list[tuple[str, str, str]]: Key, the student's own value, and the value here, of hooks,
+        list[tuple[str, str, str]]: Key, the student's own value and the value here, for hooks,
         optimizer, schedule, batch and pipelines that are missing or different.
     """
     student = cfg.model.get('student')
@@ -50,7 +50,7 @@ def compare_with_student(cfg: Config, hooks: Sequence[Hook]) -> list[tuple[str, 
 
 
 def _differences(own: Any, here: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """Find what is missing or different here; what is only here is no concern."""
+    """Find what is missing or different here, ignoring additions."""
     if isinstance(own, dict) and isinstance(here, dict) and own.get('type') == here.get('type'):
         for name, value in own.items():
             if name not in _PLACES:

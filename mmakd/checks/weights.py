@@ -1,4 +1,4 @@
-"""Where the teacher's weights come from, and whether they fit."""
+"""Check the checkpoints of the teacher and of learned tokens."""
 from __future__ import annotations
 
 from pathlib import Path

@@ -14,13 +14,13 @@ from mmengine.runner import Runner
 
 @register_backend('atomic')
 class AtomicLocalBackend(LocalBackend):
-    """Local files that are replaced as a whole: a reader sees the old one or the new one."""
+    """Local files that are replaced atomically: a reader sees the old or the new file."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file under another name, and rename it when it is on the disk.
+        """Write a file under a temporary name, then rename it.
 
         Raises:
-            OSError: If it cannot be written. What was there before still is.
+            OSError: If it cannot be written. The previous file is kept.
         """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class AtomicCheckpointHook(CheckpointHook):
     last_ckpt: Any
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the backend, and remove what a killed run has left half written."""
+        """Choose the backend, and remove partial files of a killed run."""
         is_local = '://' not in str(self.out_dir or runner.work_dir)
         if is_local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend='atomic')
@@ -108,7 +108,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 class _RemovingLater:
-    """A file backend that only notes what is to be removed."""
+    """A file backend that records which files to remove later."""
 
     def __init__(self, backend: Any, removed: list[Any]) -> None:
         self._backend = backend

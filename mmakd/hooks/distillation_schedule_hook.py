@@ -1,4 +1,4 @@
-"""Schedule of the distillation."""
+"""Schedule of the weights of distillation tasks."""
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,8 +35,9 @@ class DistillationScheduleHook(Hook):
         start (float): First factor, >= 0. Defaults to 1.0.
         end (float): Last factor, >= 0; of no effect in mode ``'constant'``. Defaults to 0.0.
         warmup (int): Length of the linear warm-up, in iterations or epochs. Defaults to 0.
-        begin (int): Where distillation begins, in iterations or epochs. Defaults to 0.
-        stop (int, optional): Where it stops. Defaults to None, the end of training.
+        begin (int): First iteration or epoch of distillation. Defaults to 0.
+        stop (int, optional): First iteration or epoch without it. Defaults to None, the end of
+            training.
         by_epoch (bool): Whether ``begin``, ``stop`` and ``warmup`` count epochs, and the factor
             changes between epochs only. Defaults to False.
 
@@ -66,7 +67,7 @@ class DistillationScheduleHook(Hook):
         self.warmup = warmup
 
     def before_run(self, runner: Runner) -> None:
-        """Check the schedule against model and training.
+        """Check the schedule against the model and the training loop.
 
         Raises:
             ConfigError: With all problems at once, if the model has no tasks or not these, another

@@ -41,17 +41,17 @@ class ExactResumeHook(Hook):
         self._batches: SeededBatchSampler | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note what the checkpoint tells about its training."""
+        """Read the training settings that the checkpoint records."""
         self._checkpoint = dict(parts=set(checkpoint), **checkpoint.get('meta', {}).get(_KEY, {}))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what a resumed training must have in common with this one."""
+        """Record the settings that a resumed training must share."""
         sampler = _sampler(runner.train_loop.dataloader)
         checkpoint['meta'][_KEY] = dict(world_size=get_world_size(),
                                         sampler_seed=getattr(sampler, 'seed', None))
 
     def before_train(self, runner: Runner) -> None:
-        """Seed the augmentations, and say where a resumed training cannot be exact."""
+        """Seed the augmentations, and warn where a resumed training cannot be exact."""
         _warn_of_config(runner)
         if runner.iter > 0:  # else weights were loaded, no training resumed
             _warn_of_checkpoint(runner, self._checkpoint)
@@ -68,7 +68,7 @@ class ExactResumeHook(Hook):
         _discard_loaded(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Start the global streams of this iteration."""
+        """Reseed the global streams for this iteration."""
         seed_rng(mix_seed(runner.seed, get_rank(), runner.iter))
 
 
@@ -115,7 +115,7 @@ def _warn(reason: str) -> None:
 
 
 def _walk(part: Any) -> Iterator[Any]:
-    """Go through a dataset, the datasets that it wraps, and their transforms."""
+    """Iterate over a dataset, the datasets that it wraps, and their transforms."""
     if isinstance(part, (list, tuple)):
         for item in part:
             yield from _walk(item)
@@ -126,7 +126,7 @@ def _walk(part: Any) -> Iterator[Any]:
 
 
 def _replays(runner: Runner) -> bool:
-    """Whether the loop is going to draw all earlier batches again."""
+    """Tell whether the loop will load all earlier batches again."""
     loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop) or getattr(loop, 'fast_forward_on_resume', False):
         return False

@@ -19,20 +19,20 @@ from .schedule import Schedule
 class PerturbationHook(Hook):
     """Schedules the perturbations, makes them reproducible and logs sigma.
 
-    Before each iteration every perturbation's ``strength``, a factor on its nominal rate or
-    deviation, is set from the schedule, and the Avatars' streams start anew from (seed, rank,
-    iteration, task), so a resumed run draws the same Avatars. The message hub, and through it
-    every visualizer, gets ``perturbation_strength`` and ``sigma/<task>.<level>``, the mean over
-    channels. A model without ``UncertaintyFeatureLoss`` is left alone, because a child config can
-    change its parent's loss but cannot remove its parent's hook.
+    Before each iteration the hook sets every perturbation's ``strength``, a factor on its nominal
+    rate or deviation, from the schedule. It reseeds the Avatars from (seed, rank, iteration,
+    task), so a resumed run draws the same Avatars. It logs ``perturbation_strength`` and
+    ``sigma/<task>.<level>``, the mean over channels, to the message hub, which every visualizer
+    reads. In a model without ``UncertaintyFeatureLoss`` it does nothing, because a child config
+    can replace its parent's loss but cannot remove its parent's hook.
 
     Args:
         mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` go from ``start``
             at ``begin`` to ``end`` at ``stop``. Defaults to ``'constant'``.
         start (float): First strength, >= 0. Defaults to 1.0.
         end (float): Last strength, >= 0; of no effect in mode ``'constant'``. Defaults to 1.0.
-        begin (int): Where the schedule begins, in iterations or epochs. Defaults to 0.
-        stop (int, optional): Where it ends. Defaults to None, the end of training.
+        begin (int): First iteration or epoch of the schedule. Defaults to 0.
+        stop (int, optional): Its last. Defaults to None, the end of training.
         by_epoch (bool): Whether ``begin`` and ``stop`` count epochs, and the strength changes
             between epochs only. Defaults to False.
 
@@ -48,7 +48,7 @@ class PerturbationHook(Hook):
         self._losses: dict[str, UncertaintyFeatureLoss] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Check the schedule against model and training.
+        """Check the schedule against the model and the training loop.
 
         Raises:
             ConfigError: With all problems at once, if there is another such hook, a rate would
@@ -78,7 +78,7 @@ class PerturbationHook(Hook):
         self._losses = _avatar_losses(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Set the strength and start the Avatars' streams."""
+        """Set the strength and reseed the Avatars."""
         for name, loss in self._losses.items():
             if loss.perturbation is not None:
                 loss.perturbation.strength = self.schedule.value(runner)

@@ -1,4 +1,4 @@
-"""What our hooks ask a Runner."""
+"""Queries of our hooks to a Runner."""
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -10,9 +10,9 @@ def unwrapped_model(runner: Runner) -> nn.Module:
 
 
 def is_training(runner: Runner) -> bool:
-    """Tell in ``before_run`` whether the Runner is going to train.
+    """Tell in ``before_run`` whether the Runner will train.
 
-    MMEngine calls ``before_run`` for validation and test too. To read ``runner.train_loop`` there
-    would build the training's data set.
+    MMEngine also calls ``before_run`` for validation and test, where reading ``runner.train_loop``
+    would build the training data set.
     """
     return not isinstance(runner.optim_wrapper, dict) and runner.train_loop is not None

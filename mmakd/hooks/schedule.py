@@ -9,7 +9,7 @@ _MODES = ('constant', 'linear', 'cosine')
 
 
 class Schedule:
-    """A value that goes from ``start`` at ``begin`` to ``end`` at ``stop``, and holds outside.
+    """A value that goes from ``start`` at ``begin`` to ``end`` at ``stop``, constant outside.
 
     Takes the arguments of :class:`PerturbationHook`.
 
@@ -41,7 +41,7 @@ class Schedule:
         self._is_cosine = mode == 'cosine'
 
     def check(self, runner: Runner) -> None:
-        """Check the schedule against the training.
+        """Check the schedule against the training loop.
 
         Raises:
             ConfigError: If epochs are counted in an iteration-based loop.
@@ -54,7 +54,7 @@ class Schedule:
         return runner.epoch if self.by_epoch else runner.iter
 
     def value(self, runner: Runner) -> float:
-        """Compute the present value from the iteration or epoch alone."""
+        """Compute the current value from the iteration or epoch."""
         last = runner.max_epochs if self.by_epoch else runner.max_iters
         stop = last if self.stop is None else self.stop
         past = (self.now(runner) - self.begin) / max(stop - self.begin, 1)

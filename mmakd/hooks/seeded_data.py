@@ -10,7 +10,7 @@ from ..utils.rng import mix_seed, seed_rng
 
 
 class SeededBatch(list):
-    """The indices of a batch, with the seed of its augmentations."""
+    """Indices of a batch, with the seed of its augmentations."""
 
     seed: int
 

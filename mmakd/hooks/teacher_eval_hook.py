@@ -57,7 +57,7 @@ class TeacherEvalHook(Hook):
         scores (dict[str, float]): The teacher's scores by metric; empty before training.
 
     Raises:
-        ConfigError: If ``cache_dir`` is no path.
+        ConfigError: If ``cache_dir`` is not a path.
     """
 
     # After RuntimeInfoHook, which notes the student's metrics; before LoggerHook, which reads.
@@ -70,7 +70,7 @@ class TeacherEvalHook(Hook):
         self.scores: dict[str, float] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Check that there is a teacher, and a validation.
+        """Check that there are a teacher and a validation.
 
         Raises:
             ConfigError: With all problems at once, if one is missing.
@@ -90,7 +90,7 @@ class TeacherEvalHook(Hook):
         problems.raise_if_any()
 
     def before_train(self, runner: Runner) -> None:
-        """Find the teacher's scores in the cache, or evaluate it.
+        """Read the teacher's scores from the cache, or evaluate it.
 
         Raises:
             ConfigError: If the teacher's predictions do not fit the evaluator.
@@ -121,7 +121,7 @@ class TeacherEvalHook(Hook):
             _warn(f'The teacher scores next to nothing ({main}: {self.scores[main]:.4f})')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Log the teacher's scores; at the first validation compare them with the student's."""
+        """Log the teacher's scores, and compare them with the student's first ones."""
         hub = runner.message_hub
         for metric, score in self.scores.items():
             hub.update_scalar(f'val/teacher/{metric}', score)
@@ -139,11 +139,11 @@ class TeacherEvalHook(Hook):
 
 
 def digest(network: nn.Module, *settings: Any) -> str:
-    """Identify what a network's score depends on.
+    """Hash everything that a network's score depends on.
 
     Args:
-        network (nn.Module): The network, whose weights count byte by byte.
-        *settings (Any): What else the score depends on; their ``repr`` counts.
+        network (nn.Module): The network; the hash includes every byte of its weights.
+        *settings (Any): Everything else, by its ``repr``.
 
     Returns:
         str: SHA-256, 64 hexadecimal digits.
@@ -156,7 +156,7 @@ def digest(network: nn.Module, *settings: Any) -> str:
 
 
 def load_scores(path: Path) -> dict[str, float] | None:
-    """Read the scores by metric; None where there is no file, or a damaged one."""
+    """Read the scores by metric; None if the file is missing or damaged."""
     if not path.is_file():
         return None
     try:
@@ -169,7 +169,7 @@ def load_scores(path: Path) -> dict[str, float] | None:
 
 
 def save_scores(path: Path, scores: dict[str, float], **notes: Any) -> None:
-    """Write the scores by metric, and notes for a human reader; warn where that fails."""
+    """Write the scores by metric, with notes for a human reader; warn if that fails."""
     text = json.dumps(dict(notes, scores=scores), indent=1) + '\n'
     try:
         AtomicLocalBackend().put(text.encode(), path)

@@ -1,4 +1,4 @@
-# Cityscapes: random 1024x1024 crops to train, one an image.
+# Cityscapes: random 1024x1024 crops to train, one per image.
 _base_ = 'cityscapes.py'
 
 train_dataloader = dict(

@@ -1,5 +1,5 @@
-# COCO 2017 at 640x640 as RTMDet-s trains on it: mosaics and mixed images first,
-# plain images (train_pipeline_stage2) in the last epochs.
+# COCO 2017 at 640x640 as for RTMDet-s: mosaics and mixed images first, plain
+# images (train_pipeline_stage2) in the last epochs.
 _base_ = 'coco_detection.py'
 
 load = [

@@ -10,7 +10,7 @@ metainfo = dict(
              (60, 60, 240), (220, 40, 220)])
 image_size = (96, 96)
 
-# Small images decode faster than worker processes hand them over.
+# Decoding small images takes less time than passing them between processes.
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,

@@ -3,7 +3,7 @@ default_scope = 'mmseg'
 visualizer = dict(
     type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 
-# CityscapesDataset reads these files too, but accepts no other class names.
+# CityscapesDataset could read these files, but accepts no other class names.
 dataset = dict(
     type='BaseSegDataset',
     data_root='data/shapes/cityscapes/',
@@ -15,7 +15,7 @@ dataset = dict(
         palette=[(60, 60, 60), (220, 40, 40), (220, 220, 40), (40, 200, 40),
                  (40, 200, 200), (60, 60, 240), (220, 40, 220)]))
 
-# Small images decode faster than worker processes hand them over.
+# Decoding small images takes less time than passing them between processes.
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,

@@ -1,4 +1,4 @@
-# Detection for 12 epochs, 16 images a step.
+# Detection for 12 epochs, 16 images per step.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

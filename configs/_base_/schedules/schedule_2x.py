@@ -1,4 +1,4 @@
-# Detection for 24 epochs, 16 images a step.
+# Detection for 24 epochs, 16 images per step.
 _base_ = 'schedule_1x.py'
 train_cfg = dict(max_epochs=24)
 param_scheduler = [

@@ -1,4 +1,4 @@
-# Segmentation for 80000 iterations, 8 images a step.
+# Segmentation for 80000 iterations, 8 images per step.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=80000, val_interval=8000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,4 @@
-# RTMDet for 300 epochs, 256 images a step; the last 20 epochs are for the plain
+# RTMDet for 300 epochs, 256 images per step; the last 20 epochs use the plain
 # images of ../datasets/coco_rtmdet.py.
 max_epochs = 300
 num_epochs_stage2 = 20

@@ -1,4 +1,4 @@
-# SegFormer for 160000 iterations, 8 images a step.
+# SegFormer for 160000 iterations, 8 images per step.
 train_cfg = dict(
     type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')

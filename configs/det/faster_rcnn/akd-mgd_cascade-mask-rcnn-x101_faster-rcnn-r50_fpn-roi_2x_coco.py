@@ -1,4 +1,4 @@
-# MGD with Avatars on the FPN; both RoI heads look at the student's proposals.
+# MGD with Avatars on the FPN; both RoI heads use the student's proposals.
 _base_ = 'akd-cwd_faster-rcnn-r101_faster-rcnn-r50_fpn_2x_coco.py'
 model = dict(
     teacher='mmdet::cascade_rcnn/'
@@ -13,9 +13,9 @@ model = dict(
                     alpha_mgd=2e-5,
                     lambda_mgd=0.65),
                 loss_weight=1.0)),
-        # The cascade predicts one box, 4 numbers, the student one a class, 320.
-        # Not so the authors' student, which was made to predict one; the
-        # adapter keeps ours mmdet's own.
+        # The cascade predicts one box (4 outputs), mmdet's Faster R-CNN one per
+        # class (320). An adapter maps between them; the authors changed the
+        # student instead.
         roi_boxes=dict(
             student_tap='roi_head.bbox_head.fc_reg',
             teacher_tap='roi_head.bbox_head.0.fc_reg',

@@ -1,5 +1,5 @@
-# The student is mmdet's own; the published numbers are of one that also has
-# centre sampling, normalised boxes and GIoU.
+# The student is mmdet's own. The student of the published numbers also has centre
+# sampling, normalised boxes and GIoU.
 _base_ = [
     '../../_base_/datasets/coco_detection_ms.py',
     '../../_base_/schedules/schedule_2x.py',

@@ -1,4 +1,4 @@
-# The class scores are compared, where MMRazor has a number for plain CWD.
+# Compares class scores, for which MMRazor reports plain CWD.
 _base_ = [
     '../../_base_/datasets/coco_detection.py',
     '../../_base_/schedules/schedule_1x.py',
@@ -21,5 +21,5 @@ model = dict(
                 loss_weight=5.0))))
 default_hooks = dict(perturbation=dict(type='PerturbationHook'))
 
-# The rate of mmdet's GFL, for 8 GPUs of 2 images.
+# The learning rate of mmdet's GFL, for 8 GPUs of 2 images.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

@@ -29,5 +29,5 @@ model = dict(
             loss=dict(type='mmdet.SmoothL1Loss', beta=0.11, loss_weight=0.2))))
 default_hooks = dict(perturbation=dict(type='PerturbationHook'))
 
-# The rate of mmdet's RepPoints, for 8 GPUs of 2 images.
+# The learning rate of mmdet's RepPoints, for 8 GPUs of 2 images.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

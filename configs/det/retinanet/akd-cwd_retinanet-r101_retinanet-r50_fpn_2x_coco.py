@@ -21,5 +21,5 @@ model = dict(
                 loss_weight=7.5))))
 default_hooks = dict(perturbation=dict(type='PerturbationHook'))
 
-# The rate of mmdet's retinanet_r50_fpn_2x_coco, for 8 GPUs of 2 images.
+# The learning rate of mmdet's retinanet_r50_fpn_2x_coco, for 8 GPUs of 2 images.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

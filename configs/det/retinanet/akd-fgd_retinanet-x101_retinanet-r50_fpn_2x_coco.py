@@ -1,5 +1,5 @@
-# FGD with Avatars. FGD starts neck and head from the teacher and clips. The
-# weights are those of the authors' config.
+# FGD with Avatars. As in FGD, neck and head start from the teacher, and gradients
+# are clipped. The loss weights are those of the authors' config.
 _base_ = 'akd-cwd_retinanet-x101_retinanet-r50_fpn_2x_coco.py'
 model = dict(
     inherit=['neck', 'bbox_head'],

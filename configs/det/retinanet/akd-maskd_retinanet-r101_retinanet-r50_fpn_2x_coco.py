@@ -17,7 +17,8 @@ model = dict(
             tap='bbox_head.retina_reg',
             loss=dict(type='mmdet.L1Loss', loss_weight=1.0))))
 
-# The authors' rate, twice that of mmdet's RetinaNet, needs both.
+# The authors' learning rate, twice that of mmdet's RetinaNet, needs clipping and
+# a longer warm-up.
 optim_wrapper = dict(
     optimizer=dict(lr=0.02), clip_grad=dict(max_norm=35, norm_type=2))
 param_scheduler = [

@@ -1,4 +1,5 @@
-# MGD with Avatars. MGD starts neck and head from the teacher and clips.
+# MGD with Avatars. As in MGD, neck and head start from the teacher, and gradients
+# are clipped.
 _base_ = 'akd-cwd_retinanet-r101_retinanet-r50_fpn_2x_coco.py'
 model = dict(
     inherit=['neck', 'bbox_head'],

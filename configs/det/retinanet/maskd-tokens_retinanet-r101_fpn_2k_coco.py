@@ -1,5 +1,5 @@
-# Learns the tokens by which MasKD compares: 2000 iterations of 16 images, the
-# teacher frozen. The validation at the end is that of the masked teacher.
+# Learns the tokens of MasKD: 2000 iterations of 16 images with a frozen teacher.
+# The validation at the end is that of the masked teacher.
 _base_ = [
     '../../_base_/datasets/coco_detection.py',
     '../../_base_/default_runtime.py'

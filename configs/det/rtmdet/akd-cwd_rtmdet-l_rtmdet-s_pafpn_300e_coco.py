@@ -20,7 +20,7 @@ model = dict(
                 num_avatars=1,
                 loss_weight=1.0))))
 
-# RTMDet's own two.
+# RTMDet's own hooks.
 custom_hooks = [
     dict(
         type='EMAHook',
@@ -33,8 +33,8 @@ custom_hooks = [
         switch_epoch=280,
         switch_pipeline=_base_.train_pipeline_stage2)
 ]
-# The last epochs, on plain images, are without the teacher, as in MMYOLO's
-# distillation of RTMDet.
+# No teacher in the last epochs, on plain images, as in MMYOLO's distillation of
+# RTMDet.
 default_hooks = dict(
     perturbation=dict(type='PerturbationHook'),
     distillation_schedule=dict(

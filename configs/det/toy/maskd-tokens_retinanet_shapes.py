@@ -1,5 +1,5 @@
-# Learns the tokens of the teacher of teacher_retinanet_shapes.py, which the
-# configs of MasKD read.
+# Learns the tokens that the MasKD configs read, from the teacher of
+# teacher_retinanet_shapes.py.
 _base_ = 'student_retinanet_shapes.py'
 custom_imports = dict(imports=['mmakd'], allow_failed_imports=False)
 model = dict(

@@ -9,6 +9,6 @@ model = dict(
                 type='MasKDLoss',
                 tokens='work_dirs/maskd-tokens_retinanet_shapes/epoch_2.pth',
                 num_tokens=6,
-                # The share of the training that is published for COCO.
+                # The same share of the training as published for COCO.
                 student_masks_begin=32,
                 loss_weight=7.0))))

@@ -42,7 +42,7 @@ model = dict(
             pos_iou_thr=0.5,
             neg_iou_thr=0.4,
             min_pos_iou=0),
-        # Focal loss takes every anchor.
+        # Focal loss uses every anchor.
         sampler=dict(type='PseudoSampler'),
         allowed_border=-1,
         pos_weight=-1),

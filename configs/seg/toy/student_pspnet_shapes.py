@@ -18,7 +18,7 @@ model = dict(
         depth=18,
         base_channels=8,
         stem_channels=8,
-        # Three stages at a quarter of the size, so that small shapes last.
+        # Three stages at a quarter of the image size, which keeps small shapes.
         num_stages=3,
         strides=(1, 1, 1),
         dilations=(1, 1, 2),

@@ -1,4 +1,4 @@
-# Ablation: the paper's formula to the letter, maps of the scale that sigma gives.
+# Ablation: the paper's formula to the letter, without rescaling.
 _base_ = '../akd-cwd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024.py'
 model = dict(
     distill=dict(logits=dict(loss=dict(uncertainty=dict(rescale=False)))))

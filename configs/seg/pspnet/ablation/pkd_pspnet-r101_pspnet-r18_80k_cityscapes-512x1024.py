@@ -1,4 +1,4 @@
-# Ablation: PKD. Its paper has no weight for segmentation.
+# Ablation: PKD. No weight is published for segmentation.
 _base_ = '../akd-cwd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024.py'
 model = dict(
     distill=dict(
