@@ -79,8 +79,8 @@ def build_parts(cfg: Config, problems: ConfigProblems, read_data: bool) -> Parts
                 optim_wrapper=cfg.get('optim_wrapper'), default_scope=cfg.default_scope,
                 experiment_name=f'check_{uuid.uuid4().hex}', log_level='CRITICAL')
             parts.runner.model = parts.model or nn.Linear(1, 1)
-            _build_training(cfg, parts.runner, problems)
-            _build_hooks(cfg, parts.runner, problems, parts.model is not None)
+            has_loops = _build_training(cfg, parts.runner, problems)
+            _build_hooks(cfg, parts.runner, problems, has_loops and parts.model is not None)
     return parts
 
 
@@ -136,12 +136,16 @@ def _without_files(metrics: Any) -> list[dict]:
             for metric in (metrics if isinstance(metrics, (list, tuple)) else [metrics])]
 
 
-def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> None:
-    """Build loops, optimizer and schedules in the order of ``Runner.train``."""
-    built = []
+def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> bool:
+    """Build loops, optimizer and schedules in the order of ``Runner.train``.
+
+    Returns:
+        bool: Whether the loops could be built.
+    """
+    loops = []
     for split in SPLITS:
         with problems.attempt(f'{split}_cfg'):
-            built.append(getattr(runner, f'{split}_loop'))
+            loops.append(getattr(runner, f'{split}_loop'))
     wanted = cfg.get('optim_wrapper')
     if isinstance(wanted, dict) and wanted.get('type') == 'AmpOptimWrapper' and (
             get_device() == 'cpu'):
@@ -152,7 +156,7 @@ def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> No
         if wanted is not None:
             runner.optim_wrapper = runner.build_optim_wrapper({'type': 'OptimWrapper', **wanted})
             with problems.attempt('param_scheduler'):
-                if len(built) == len(SPLITS):  # they ask the training loop
+                if len(loops) == len(SPLITS):  # they ask the training loop
                     runner.build_param_scheduler(cfg.get('param_scheduler') or [])
             with problems.attempt('auto_scale_lr'):
                 runner.scale_lr(runner.optim_wrapper, cfg.get('auto_scale_lr'))
@@ -161,9 +165,10 @@ def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> No
     with problems.attempt('randomness'):
         if cfg.get('randomness') is not None:
             runner.set_randomness(**cfg.randomness)
+    return len(loops) == len(SPLITS)
 
 
-def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, has_model: bool) -> None:
+def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, is_whole: bool) -> None:
     """Build visualizer and hooks, and let our hooks check model and training loop."""
     with problems.attempt('visualizer'):
         visualizer = cfg.get('visualizer') or dict(type='Visualizer')
@@ -189,7 +194,7 @@ def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, has_mode
                 inspect.signature(runner.save_checkpoint).bind_partial(**hook.args)
             runner.hooks.append(hook)
     for hook in runner.hooks:
-        if has_model and type(hook).__module__.startswith('mmakd.'):
+        if is_whole and type(hook).__module__.startswith('mmakd.'):
             with problems.attempt(type(hook).__name__):
                 try:
                     hook.before_run(runner)

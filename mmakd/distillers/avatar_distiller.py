@@ -19,6 +19,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..utils.build import wrong_types
+from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems
 from ..utils.rng import preserve_rng
 from .assembly import build_network, build_tasks, published_checkpoint, read_taps
@@ -125,6 +126,7 @@ class AvatarDistiller(StudentModel):
         """nn.Module: The frozen teacher network."""
         return self.frozen_teacher.network
 
+    @same_on_all_ranks()
     def init_weights(self) -> None:
         """Initialise the student as in plain training, then ours, and load the teacher.
 

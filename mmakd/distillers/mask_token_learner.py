@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..losses.mask_tokens import MaskTokens, dice_overlap
+from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
 from ..utils.rng import preserve_rng
 from .assembly import build_network, published_checkpoint
@@ -79,6 +80,7 @@ class MaskTokenLearner(BaseModel):
         """BaseModel: The frozen teacher network."""
         return self.frozen_teacher.network
 
+    @same_on_all_ranks()
     def init_weights(self) -> None:
         """Load the teacher.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError
-from ..utils.state_dict import describe_mismatch, find_mismatch, rename_keys
+from ..utils.state_dict import describe_mismatch, rename_keys
 from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
 from .renormalize import renormalize, same_normalization
 from .roi import RoIRecorder
@@ -138,9 +138,8 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
 
     Args:
         model (nn.Module): The teacher.
-        checkpoint (str): Path or URL. Where the file name ends in ``-<8 hex>.pth``, the SHA-256 of
-            the file must begin with these digits. What belongs to a distiller is left out, so a
-            distilled student can teach.
+        checkpoint (str): Path or URL. What belongs to a distiller is left out, so a distilled
+            student can teach.
         strict (bool): Whether missing and unexpected keys are an error, not a warning. Defaults
             to True.
 
@@ -152,7 +151,7 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
     for name in [name for name in state_dict if name.startswith('distiller.')]:
         del state_dict[name]
     rename_keys(model, state_dict)
-    problem = describe_mismatch(find_mismatch(model, state_dict))
+    problem = describe_mismatch(model, state_dict)
     if problem:
         message = (f'{key}: does not fit the teacher ({type(model).__name__}): {problem}. Name '
                    'the checkpoint of this very config')

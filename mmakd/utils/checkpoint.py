@@ -157,7 +157,7 @@ def read_checkpoints_safely(load_from: str | None = None) -> None:
 
     def load_from_verified(checkpoint: str, map_location: Any = None, **kwargs: Any) -> Any:
         # A file that is there may be what a training goes on from, or an init_cfg's.
-        kind = 'checkpoint' if local_path(checkpoint).is_file() else 'pretrained weights'
+        kind = 'checkpoint' if Path(checkpoint).expanduser().is_file() else 'pretrained weights'
         key = f'load_from={checkpoint!r}' if checkpoint == load_from else f'{kind} {checkpoint!r}'
         source = _find_address(checkpoint, key)
         if not is_address(source):

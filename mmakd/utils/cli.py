@@ -18,9 +18,14 @@ from torch import Tensor, nn
 
 from .checkpoint import read_checkpoints_safely, read_state_dict, trust
 from .config_file import read_config
-from .dist import local_rank, start_gloo_without_accelerator, take_place
+from .dist import (
+    local_rank,
+    same_on_all_ranks,
+    start_gloo_without_accelerator,
+    take_place,
+)
 from .errors import ConfigError
-from .state_dict import describe_mismatch, find_mismatch, rename_keys
+from .state_dict import describe_mismatch, rename_keys
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -87,8 +92,8 @@ def load_config(args: argparse.Namespace) -> Config:
 def build_runner(cfg: Config, partial: bool = False) -> Runner:
     """Build the Runner, on any number of processes, with or without CUDA.
 
-    Its ``load_from`` is checked before anything is written: MMEngine itself loads what fits of
-    any checkpoint, and executes what is in the file.
+    Its ``load_from`` is checked, since MMEngine itself loads what fits of any checkpoint, and
+    executes what is in the file.
 
     Args:
         cfg (Config): The config.
@@ -103,15 +108,15 @@ def build_runner(cfg: Config, partial: bool = False) -> Runner:
     """
     start_gloo_without_accelerator(cfg)
     read_checkpoints_safely(cfg.get('load_from'))
-    state_dict = None
-    if cfg.get('load_from'):
-        state_dict = read_state_dict(cfg.load_from, f'load_from={cfg.load_from!r}')
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if state_dict is not None:
-        problem = _misfit(runner.model, state_dict, partial)
-        if problem:
-            raise ConfigError(f'load_from={cfg.load_from!r}: does not fit the model: {problem}; '
-                              'name a checkpoint of this config')
+    if cfg.get('load_from'):
+        # Not before the Runner has started the process group: one rank fetches it for the others.
+        state_dict = read_state_dict(cfg.load_from, f'load_from={cfg.load_from!r}')
+        with same_on_all_ranks():
+            problem = _misfit(runner.model, state_dict, partial)
+            if problem:
+                raise ConfigError(f'load_from={cfg.load_from!r}: does not fit the model: '
+                                  f'{problem}; name a checkpoint of this config')
     return runner
 
 
@@ -126,10 +131,8 @@ def _misfit(model: nn.Module, state_dict: dict[str, Tensor], partial: bool) -> s
                    for name, value in state_dict.items()
                    if not name.endswith('num_batches_tracked'))
         return '' if fits else "none of its weights has the name and the shape of the model's"
-    mismatch = find_mismatch(model, state_dict)
     # A plain student's checkpoint in the distiller's config, and the other way round.
-    return describe_mismatch({what: [name for name in names if not name.startswith('distiller.')]
-                              for what, names in mismatch.items()})
+    return describe_mismatch(model, state_dict, ignored=('distiller.', ))
 
 
 def last_checkpoint(work_dir: str) -> str | None:

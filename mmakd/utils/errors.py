@@ -27,7 +27,8 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, problems: str | list[str], on_all_ranks: bool = False) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        problems = [problems] if isinstance(problems, str) else problems
+        self.problems = list(dict.fromkeys(problems))  # one may be found in two ways
         self.on_all_ranks = on_all_ranks
         if len(self.problems) == 1:
             message = self.problems[0]

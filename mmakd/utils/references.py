@@ -82,7 +82,10 @@ def find_checkpoint(reference: str) -> str:
     Raises:
         ConfigError: If the metafile names none.
     """
-    path = find_config(reference)
+    try:
+        path = find_config(reference)
+    except ConfigError as error:
+        raise ConfigError(f'teacher={reference!r}: {error}') from error
     name = reference.split('::')[1]
     for metafile in sorted(path.parent.glob('metafile.y*ml')):
         for model in load(metafile).get('Models', []):

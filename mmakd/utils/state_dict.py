@@ -20,37 +20,29 @@ def rename_keys(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
                                      metadata.get(name, {}), False, [], [], [])
 
 
-def find_mismatch(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> dict[str, list[str]]:
-    """Compare weights with a model key by key.
+def describe_mismatch(model: nn.Module, state_dict: dict[str, torch.Tensor],
+                      ignored: tuple[str, ...] = ()) -> str:
+    """Compare weights with a model key by key, and say in one line what does not fit.
 
     Args:
         model (nn.Module): The model.
         state_dict (dict[str, Tensor]): The weights.
+        ignored (tuple[str, ...]): Beginnings of keys that are not compared. Defaults to ().
 
     Returns:
-        dict[str, list[str]]: Keys ``'missing'``, ``'unexpected'`` and ``'of another shape'``.
+        str: How many keys are missing, unexpected and of another shape, and the first of them;
+        empty where everything fits.
     """
-    own = model.state_dict()
-    return {
+    own, given = (
+        {name: tuple(value.shape) for name, value in weights.items()
+         if not name.startswith(ignored)} for weights in (model.state_dict(), state_dict))
+    mismatch = {
         'missing': [name for name in own
-                    if name not in state_dict and not name.endswith('num_batches_tracked')],
-        'unexpected': [name for name in state_dict if name not in own],
-        'of another shape': [
-            f'{name} {tuple(state_dict[name].shape)} instead of {tuple(own[name].shape)}'
-            for name in own if name in state_dict and own[name].shape != state_dict[name].shape
-        ]
+                    if name not in given and not name.endswith('num_batches_tracked')],
+        'unexpected': [name for name in given if name not in own],
+        'of another shape': [f'{name} {given[name]} instead of {own[name]}' for name in own
+                             if name in given and given[name] != own[name]],
     }
-
-
-def describe_mismatch(mismatch: dict[str, list[str]]) -> str:
-    """Say in one line what does not fit.
-
-    Args:
-        mismatch (dict[str, list[str]]): What :func:`find_mismatch` found.
-
-    Returns:
-        str: How many keys of each kind, and the first of them; empty where everything fits.
-    """
     return '; '.join(
         f'{len(names)} keys {what}: '
         + ', '.join(names[:_SHOWN_KEYS] + ['...'] * (len(names) > _SHOWN_KEYS))

@@ -173,7 +173,8 @@ def test_a_rank_that_fails_alone(launch):
     done = launch('--cfg-options', 'default_hooks.failing.type=FailsOnRank1')
     assert time.monotonic() - begin < 60
     assert done.returncode != 0
-    assert done.stdout.count('RuntimeError: the disk is full') == 1, done.stdout[-5000:]
+    message = 'fails in the first iteration: RuntimeError: the disk is full'
+    assert done.stdout.count(message) == 1, done.stdout[-5000:]
 
 
 # What is said of each module, beside the address.
