@@ -1,4 +1,4 @@
-"""Whether weights fit a model."""
+"""Compare weights with a model."""
 import copy
 
 import torch
@@ -8,10 +8,10 @@ _SHOWN_KEYS = 6
 
 
 def rename_keys(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
-    """Let modules rename the keys of their early versions in place, as in ``load_state_dict``.
+    """Rename the keys of early versions of modules in place, as ``load_state_dict`` does.
 
     Args:
-        model (nn.Module): What the weights are for; it does not change.
+        model (nn.Module): The model of the weights; it does not change.
         state_dict (dict[str, Tensor]): The weights.
     """
     metadata = getattr(state_dict, '_metadata', {})
@@ -22,10 +22,6 @@ def rename_keys(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
 
 def find_mismatch(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> dict[str, list[str]]:
     """Compare weights with a model key by key.
-
-    Args:
-        model (nn.Module): The model.
-        state_dict (dict[str, Tensor]): The weights.
 
     Returns:
         dict[str, list[str]]: Keys ``'missing'``, ``'unexpected'`` and ``'of another shape'``.
@@ -43,14 +39,7 @@ def find_mismatch(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> dict
 
 
 def describe_mismatch(mismatch: dict[str, list[str]]) -> str:
-    """Say in one line what does not fit.
-
-    Args:
-        mismatch (dict[str, list[str]]): What :func:`find_mismatch` found.
-
-    Returns:
-        str: How many keys of each kind, and the first of them; empty where everything fits.
-    """
+    """Describe the result of :func:`find_mismatch` in one line; empty if everything matches."""
     return '; '.join(
         f'{len(names)} keys {what}: '
         + ', '.join(names[:_SHOWN_KEYS] + ['...'] * (len(names) > _SHOWN_KEYS))
