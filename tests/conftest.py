@@ -1,6 +1,7 @@
 """Real runs in the small: shapes of 64x64, a few images, the toy configs."""
 import itertools
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,14 @@ def _default_scope():
     """Forget the scope that a test set."""
     yield
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def free_port() -> str:
+    """A port that nothing listens on, for processes that find one another there."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
 
 
 @pytest.fixture

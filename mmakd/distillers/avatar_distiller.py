@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..utils.build import wrong_types
-from ..utils.errors import ConfigProblems
+from ..utils.errors import ConfigError, ConfigProblems
 from ..utils.rng import preserve_rng
 from .assembly import build_network, build_tasks, published_checkpoint, read_taps
 from .inherit import inherit, inherited_keys
@@ -131,7 +131,8 @@ class AvatarDistiller(StudentModel):
         A second call does nothing, as everywhere in MMEngine.
 
         Raises:
-            ConfigError: If the teacher's checkpoint is missing, damaged or of another model.
+            ConfigError: If the teacher's checkpoint is missing, damaged or of another model, or
+                the student's pretrained weights cannot be read.
         """
         if self.is_init:
             return
@@ -139,7 +140,11 @@ class AvatarDistiller(StudentModel):
             # A deepcopy of this model shares it.
             with preserve_rng():
                 self.frozen_teacher.load()
-        self.student.init_weights()
+        try:
+            self.student.init_weights()
+        except ConfigError as error:
+            raise ConfigError([f'model.student: {problem}' for problem in error.problems],
+                              error.on_all_ranks) from error
         if self._inherit:
             inherit(self.student, self.teacher, self._inherit)
         with preserve_rng():

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..utils.checkpoint import read_state_dict
+from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
 from .features import check_maps, feature_loss, known_channels
 from .mask_tokens import MaskTokens
@@ -84,9 +85,10 @@ class MasKDLoss(BaseModule):
         if self.tokens is None:
             raise ConfigError(f'{key}: MasKD needs learned tokens; {_LEARN}')
         path = str(self.tokens)
-        if '://' not in path and not Path(path).expanduser().is_file():
-            raise ConfigError(f'{key}: no such file (a relative path starts at {Path.cwd()}); '
-                              f'{_LEARN}')
+        with same_on_all_ranks():
+            if '://' not in path and not Path(path).expanduser().is_file():
+                raise ConfigError(f'{key}: no such file (a relative path starts at {Path.cwd()}); '
+                                  f'{_LEARN}')
         learned = _read_tokens(path, key)
         levels = sorted({name.split('.')[0] for name in learned})
         if str(self.level) not in levels:

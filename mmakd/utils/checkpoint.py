@@ -1,22 +1,38 @@
 """Reading checkpoint files: fetched whole, verified, and never executed."""
-import hashlib
+import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable
+from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
 
-from .errors import ConfigError
-from .restricted_unpickler import load_data
+from .dist import local_rank, same_on_all_ranks
+from .errors import ConfigError, suggest
 
+# Since 2.6 torch reads MMEngine's logs, whose functions have other names in a file than in NumPy,
+# and runs no TorchScript program that a file holds (CVE-2025-32434).
+TORCH_READS_SAFELY = torch.__version__ >= '2.6'
+# torch's own switch, for scripts without the option --trust.
+_TRUST_ALL = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+_MODEL_TABLES = {
+    'open-mmlab': get_external_models, 'openmmlab': get_external_models,
+    'torchvision': get_torchvision_models, 'modelzoo': get_torchvision_models,
+    'mmcls': get_mmcls_models}
 _trusted: set[Path] = set()
-_torch_reads_safely = torch.__version__ >= '2.10'  # see restricted_unpickler
 
 
 def trust(path: str | Path) -> None:
@@ -29,102 +45,67 @@ def trust(path: str | Path) -> None:
 
 
 def is_address(checkpoint: str) -> bool:
-    """Tell whether a checkpoint has to be fetched.
-
-    Args:
-        checkpoint (str): Path or URL.
-
-    Returns:
-        bool: Whether it is a URL.
-    """
+    """Tell whether a checkpoint, a path or a URL, has to be fetched."""
     return checkpoint.startswith(('http://', 'https://'))
 
 
 def local_path(checkpoint: str) -> Path:
-    """Say where a checkpoint lies, or will lie once it is fetched.
-
-    Args:
-        checkpoint (str): Path or URL.
-
-    Returns:
-        Path: Its place on this machine.
-    """
+    """Return where a checkpoint, a path or a URL, lies on this machine once it is fetched."""
     if is_address(checkpoint):
         return Path(torch.hub.get_dir(), 'checkpoints', checkpoint.rsplit('/', 1)[1])
     return Path(checkpoint).expanduser()
 
 
-def find_file(checkpoint: str, key: str) -> Path:
-    """Find a checkpoint on this machine, fetching it where it is an address.
+def fetch(checkpoint: str, key: str) -> None:
+    """Download a checkpoint unless it is a file, or in torch's cache; once on each machine.
+
+    All ranks of a distributed training must call this together.
 
     Args:
-        checkpoint (str): Path or URL. Where its name ends in ``-<8 hex>.pth``, the SHA-256 of the
-            file must begin with these digits.
+        checkpoint (str): Path or URL. Where the name of a URL ends in ``-<8 hex>.pth``, the
+            SHA-256 of the file must begin with these digits.
         key (str): The config key and its value, for messages.
 
-    Returns:
-        Path: The file.
-
     Raises:
-        ConfigError: If it is missing, cannot be fetched, or is not what its name says.
+        ConfigError: On all ranks, if it cannot be downloaded or is not what its name says.
     """
-    path = local_path(checkpoint)
     if is_address(checkpoint):
-        _fetch(checkpoint, path, key)
-    if not path.is_file():
-        what = 'a directory' if path.is_dir() else 'no such file'
-        raise ConfigError(f'{key}: {what}; name an existing checkpoint (a relative path starts at '
-                          f'{Path.cwd()})')
-    expected = re.search(r'-([0-9a-f]{8})\.pth$', path.name)
-    digest = file_hash(path) if expected else ''
-    if expected and not digest.startswith(expected[1]):
-        raise ConfigError(
-            f'{key}: the SHA-256 of {path} begins with {digest[:8]}, not with {expected[1]} as '
-            'its name says; the file is damaged or was renamed: delete it and fetch it again')
-    return path
+        with same_on_all_ranks():
+            if local_rank() == 0:
+                _fetch(checkpoint, local_path(checkpoint), key)
 
 
-def file_hash(path: Path) -> str:
-    """Compute the SHA-256 of a file.
-
-    Args:
-        path (Path): The file.
-
-    Returns:
-        str: 64 hexadecimal digits.
-    """
-    sha256 = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
-
-
-def read_checkpoint(path: Path, key: str, map_location: Any = 'cpu',
-                    with_logs: bool = False) -> Any:
-    """Read a checkpoint as data, whatever it holds.
+def read_checkpoint(path: Path, key: str, map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint file as data, whatever it holds.
 
     Args:
         path (Path): The file.
         key (str): The config key and its value, for messages.
         map_location (Any): As of ``torch.load``. Defaults to ``'cpu'``.
-        with_logs (bool): Whether MMEngine's logged values are restored, as a resumed training
-            needs them, not left out. Defaults to False.
 
     Returns:
         Any: What was saved.
 
     Raises:
-        ConfigError: If the file is damaged, or holds something that would have to be executed.
+        ConfigError: If the file is missing or damaged, or holds something that would have to be
+            executed.
     """
-    if path.resolve() in _trusted:
-        return torch.load(path, map_location=map_location, weights_only=False)
+    if not path.is_file():
+        what = 'a directory' if path.is_dir() else 'no such file'
+        raise ConfigError(f'{key}: {what}; name an existing checkpoint (a relative path starts at '
+                          f'{Path.cwd()})')
+    is_trusted = path.resolve() in _trusted or os.getenv(_TRUST_ALL, '0').lower() in (
+        '1', 'y', 'yes', 'true')
+    if not is_trusted and not TORCH_READS_SAFELY:
+        raise ConfigError(
+            f'{key}: torch {torch.__version__} cannot read checkpoints without executing what is '
+            'in them; install torch >= 2.6 or, if you trust the origin of the file, allow it with '
+            f'--trust {path}, or of all files with the environment variable {_TRUST_ALL}=1')
     try:
-        _check_integrity(path)
-        harmless = _harmless_globals(with_logs)
-        if not _torch_reads_safely:
-            return load_data(path, map_location, harmless)
-        with torch.serialization.safe_globals(harmless):
+        _check_archive(path)
+        if is_trusted:
+            return torch.load(path, map_location=map_location, weights_only=False)
+        with torch.serialization.safe_globals(_harmless_globals()):
             return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         refused = re.search(r'GLOBAL ([\w.]+)|(getattr\(.*\))|(TorchScript)', str(error))
@@ -143,6 +124,8 @@ def read_checkpoint(path: Path, key: str, map_location: Any = 'cpu',
 def read_state_dict(checkpoint: str, key: str) -> dict[str, torch.Tensor]:
     """Read the weights of a checkpoint.
 
+    All ranks of a distributed training must call this together.
+
     Args:
         checkpoint (str): Path or URL.
         key (str): The config key and its value, for messages.
@@ -151,61 +134,106 @@ def read_state_dict(checkpoint: str, key: str) -> dict[str, torch.Tensor]:
         dict[str, Tensor]: The weights by name.
 
     Raises:
-        ConfigError: If the file is missing, damaged, holds no weights, or more than that.
+        ConfigError: On all ranks, if the file is missing on one of them, damaged, holds no
+            weights, or more than that.
     """
-    content = read_checkpoint(find_file(checkpoint, key), key)
-    if isinstance(content, dict):
-        content = content.get('state_dict', content)
-    if not isinstance(content, dict) or not content or not all(
-            isinstance(value, torch.Tensor) for value in content.values()):
-        raise ConfigError(f'{key}: holds no state_dict; name a checkpoint that MMEngine saved')
+    fetch(checkpoint, key)
+    with same_on_all_ranks():
+        content = read_checkpoint(local_path(checkpoint), key)
+        if isinstance(content, dict):
+            content = content.get('state_dict', content)
+        if not isinstance(content, dict) or not content or not all(
+                isinstance(value, torch.Tensor) for value in content.values()):
+            raise ConfigError(f'{key}: holds no state_dict; name a checkpoint that MMEngine saved')
     return content
 
 
-def read_checkpoints_safely() -> None:
-    """Have MMEngine read local files and addresses this way, for ``load_from`` and ``resume``."""
+def read_checkpoints_safely(load_from: str | None = None) -> None:
+    """Have MMEngine read files and addresses this way: to resume, and for pretrained weights.
 
-    def load(checkpoint: str, map_location: Any = None, **kwargs: Any) -> Any:
-        key = f'load_from={checkpoint!r}'
-        return read_checkpoint(find_file(checkpoint, key), key, map_location, with_logs=True)
+    Args:
+        load_from (str, optional): The config's value, for messages. Defaults to None.
+    """
 
-    CheckpointLoader.register_scheme(('', 'http://', 'https://'), loader=load, force=True)
+    def load_from_verified(checkpoint: str, map_location: Any = None, **kwargs: Any) -> Any:
+        # A file that is there may be what a training goes on from, or an init_cfg's.
+        kind = 'checkpoint' if local_path(checkpoint).is_file() else 'pretrained weights'
+        key = f'load_from={checkpoint!r}' if checkpoint == load_from else f'{kind} {checkpoint!r}'
+        source = _find_address(checkpoint, key)
+        if not is_address(source):
+            # Perhaps on one rank alone, as by CheckpointHook.
+            return read_checkpoint(local_path(source), key, map_location)
+        fetch(source, key)
+        with same_on_all_ranks():
+            content = read_checkpoint(local_path(source), key, map_location)
+        if checkpoint.startswith('mmcls://'):
+            # A classifier's.
+            weights = content.get('state_dict', content)
+            return {name.removeprefix('backbone.'): value for name, value in weights.items()
+                    if name.startswith('backbone.')}
+        return content
+
+    schemes = ['', 'http://', 'https://', *(f'{scheme}://' for scheme in _MODEL_TABLES)]
+    CheckpointLoader.register_scheme(schemes, loader=load_from_verified, force=True)
+
+
+def _find_address(checkpoint: str, key: str) -> str:
+    """Look up names such as ``'open-mmlab://resnet18_v1c'`` in MMEngine's tables."""
+    scheme, _, name = checkpoint.partition('://')
+    if scheme not in _MODEL_TABLES:
+        return checkpoint
+    try:
+        table = _MODEL_TABLES[scheme]()
+    except ImportError as error:
+        raise ConfigError(f'{key}: the name cannot be looked up ({error}); install what is '
+                          'missing, or give the path or the URL of the file') from error
+    if _MODEL_TABLES[scheme] is get_external_models:
+        name = get_deprecated_model_names().get(name, name)
+    if name not in table:
+        raise ConfigError(f'{key}: unknown name; {suggest(name, table)}')
+    return table[name]
 
 
 def _fetch(address: str, path: Path, key: str) -> None:
-    if get_local_rank() == 0 and not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    what = f'{path} is damaged'
+    try:
+        if path.is_file():
+            _check_whole(path)
+            return
+        what = f'download of {address} failed'
         print_log(f'Downloading {address} to {path}', 'current')
-        try:
-            # Writes to a temporary file and renames it, so a broken download is never kept.
-            torch.hub.download_url_to_file(address, str(path))
-        except OSError as error:
-            raise ConfigError(f'{key}: download failed ({error}); fetch it by other means to '
-                              f'{path}, or name a local file') from error
-    barrier()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = Path(folder, path.name)
+            torch.hub.download_url_to_file(address, str(part))
+            _check_whole(part)  # a server that breaks off is no error to torch
+            part.replace(path)
+    except (OSError, HTTPException, ValueError, zipfile.BadZipFile) as error:
+        raise ConfigError(f'{key}: {what} ({error}); fetch it by other means to {path}, or name a '
+                          'local file') from error
 
 
-def _check_integrity(path: Path) -> None:
-    """Find flipped bits, over which ``torch.load`` would read: a zip archive has checksums."""
-    if zipfile.is_zipfile(path):
+def _check_whole(path: Path) -> None:
+    """Compare a downloaded file with the hash in its name and the checksums in it."""
+    named = re.search(r'-([0-9a-f]{8})\.pth$', path.name)
+    digest = sha256(path.read_bytes()).hexdigest()[:8] if named else ''
+    if named and digest != named[1]:
+        raise ValueError(f'its SHA-256 begins with {digest}, not with {named[1]} as its name says')
+    _check_archive(path)
+
+
+def _check_archive(path: Path) -> None:
+    """Find missing parts and flipped bits, over which ``torch.load`` would read.
+
+    Since torch 1.6 a checkpoint is a zip archive, which has checksums.
+    """
+    with path.open('rb') as file:
+        is_archive = file.read(2) == b'PK'
+    if is_archive:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f'the checksum of {damaged} is wrong')
-
-
-class _Ignored:
-    """Stands in for what a checkpoint holds beside weights, so that loading it has no effect.
-
-    MMEngine's own ``HistoryBuffer`` would put the functions that it is loaded with into a table
-    which all its instances share.
-    """
-
-    def __init__(self, *args: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 def _statistic(owner: object, name: str) -> Callable:
@@ -215,7 +243,7 @@ def _statistic(owner: object, name: str) -> Callable:
     return getattr(owner, name)
 
 
-def _harmless_globals(with_logs: bool) -> list[Callable | tuple[Callable, str]]:
+def _harmless_globals() -> list[Callable | tuple[Callable, str]]:
     """List what MMEngine's checkpoints hold beside tensors: logged numbers."""
     functions = {'_reconstruct': np.empty(0).__reduce__()[0],
                  'scalar': np.float64().__reduce__()[0]}
@@ -223,7 +251,5 @@ def _harmless_globals(with_logs: bool) -> list[Callable | tuple[Callable, str]]:
     arrays = [(function, f'numpy.{core}.multiarray.{name}')
               for name, function in functions.items() for core in ('core', '_core')]
     dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32')]
-    buffer = f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'
-    logs = ((HistoryBuffer, buffer), (_statistic, 'builtins.getattr')) if with_logs else (
-        (_Ignored, buffer), (_Ignored, 'builtins.getattr'))
-    return [np.ndarray, np.dtype, *arrays, *dtypes, *logs]
+    return [np.ndarray, np.dtype, *arrays, *dtypes, HistoryBuffer,
+            (_statistic, 'builtins.getattr')]

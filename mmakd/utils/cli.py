@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from .checkpoint import read_checkpoints_safely, read_state_dict, trust
 from .config_file import read_config
-from .dist import start_gloo_without_accelerator
+from .dist import local_rank, start_gloo_without_accelerator, take_place
 from .errors import ConfigError
 from .state_dict import describe_mismatch, find_mismatch, rename_keys
 
@@ -71,6 +72,7 @@ def load_config(args: argparse.Namespace) -> Config:
         ConfigError: If the config cannot be read.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    take_place(args.launcher)
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     for path in args.trust:
@@ -100,7 +102,7 @@ def build_runner(cfg: Config, partial: bool = False) -> Runner:
         ConfigError: If ``load_from`` is missing, damaged, unsafe or of another model.
     """
     start_gloo_without_accelerator(cfg)
-    read_checkpoints_safely()
+    read_checkpoints_safely(cfg.get('load_from'))
     state_dict = None
     if cfg.get('load_from'):
         state_dict = read_state_dict(cfg.load_from, f'load_from={cfg.load_from!r}')
@@ -155,10 +157,14 @@ def last_checkpoint(work_dir: str) -> str | None:
 def config_errors_as_messages() -> Iterator[None]:
     """End the program with the message alone, and status 1, on a :class:`ConfigError`.
 
+    Of several processes one on each machine prints it, or the one that fails alone.
+
     Yields:
         None: The body is the program.
     """
     try:
         yield
     except ConfigError as error:
-        sys.exit(f'error: {error}')
+        # Without a process group the config is still being read, the same on all of a machine.
+        is_shared = error.on_all_ranks or not is_distributed()
+        sys.exit(1 if is_shared and local_rank() != 0 else f'error: {error}')

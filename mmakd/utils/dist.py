@@ -1,4 +1,4 @@
-"""Training in several processes on a machine without an accelerator."""
+"""What the processes of a training agree on: their places, their process group, their errors."""
 
 import atexit
 import gc
@@ -7,10 +7,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch.distributed as torch_dist
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import all_gather_object
+
+from .errors import ConfigError
 
 # Where a launcher tells a process its place: rank, number of processes, rank on this machine.
 _PLACE = {
@@ -18,6 +22,49 @@ _PLACE = {
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
 }
+
+
+def take_place(launcher: str) -> None:
+    """Set the environment variables of ``torch.distributed`` from those of a launcher.
+
+    MMEngine does so too, but later, and not with ``LOCAL_RANK`` for ``'mpi'``.
+
+    Args:
+        launcher (str): ``'none'``, ``'pytorch'``, ``'mpi'`` or ``'slurm'``.
+    """
+    for name, source in zip(_PLACE['pytorch'], _PLACE.get(launcher, ()), strict=False):
+        os.environ[name] = os.environ[source]
+
+
+def local_rank() -> int:
+    """Return the rank of this process on its machine, 0 where it is alone."""
+    return int(os.environ.get('LOCAL_RANK', 0))
+
+
+@contextmanager
+def same_on_all_ranks() -> Iterator[None]:
+    """Have a :class:`ConfigError` of one rank end the block on all of them, with one message.
+
+    All ranks must enter the block. It may hold other such blocks, but no other collective, which
+    a rank that fails would leave out.
+
+    Yields:
+        None: The body is what may fail.
+
+    Raises:
+        ConfigError: On all ranks, with the problems of all of them.
+    """
+    problems: list[str] = []
+    cause = None
+    try:
+        yield
+    except ConfigError as error:
+        if error.on_all_ranks:
+            raise
+        problems, cause = error.problems, error
+    everywhere = list(dict.fromkeys(chain.from_iterable(all_gather_object(problems))))
+    if everywhere:
+        raise ConfigError(everywhere, on_all_ranks=True) from cause
 
 
 def start_gloo_without_accelerator(cfg: Config) -> None:
@@ -33,8 +80,7 @@ def start_gloo_without_accelerator(cfg: Config) -> None:
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or get_device() != 'cpu':
         return
-    for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), _PLACE[launcher], strict=True):
-        os.environ[name] = os.environ[source]
+    take_place(launcher)
     os.environ.setdefault('MASTER_PORT', '29500')
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         os.environ['MASTER_ADDR'] = _first_slurm_host()
@@ -62,9 +108,3 @@ def _first_slurm_host() -> str:
         ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']],
         check=True, capture_output=True, text=True).stdout
     return hosts.split()[0]
-
-
-@contextmanager
-def same_on_all_ranks() -> Iterator[None]:
-    """Filled in by the branch on several processes."""
-    yield

@@ -22,10 +22,13 @@ class ConfigError(ValueError):
 
     Args:
         problems (str | list[str]): One or several problems.
+        on_all_ranks (bool): Whether all processes of a distributed training raise it, so that one
+            on each machine prints it. Defaults to False.
     """
 
-    def __init__(self, problems: str | list[str]) -> None:
+    def __init__(self, problems: str | list[str], on_all_ranks: bool = False) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.on_all_ranks = on_all_ranks
         if len(self.problems) == 1:
             message = self.problems[0]
         else:

@@ -98,7 +98,7 @@ class KillHarness:
             return
         self.written = True
         path = Path(self.folder, self.pointer())
-        content = read_checkpoint(path, 'pointer', with_logs=True)
+        content = read_checkpoint(path, 'pointer')
         assert content['meta']['iter'] == int(path.stem.removeprefix('iter_'))
 
     def finish(self, work_dir='run'):

@@ -1,5 +1,4 @@
 """Two gloo processes, started as a user starts them."""
-import socket
 import textwrap
 from pathlib import Path
 
@@ -29,7 +28,7 @@ HOOK = """
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])
-def test_ranks_agree(task, workspace, script, monkeypatch):
+def test_ranks_agree(task, workspace, script, monkeypatch, free_port):
     (workspace / 'dump_state.py').write_text(textwrap.dedent(HOOK))
     (workspace / 'config.py').write_text(textwrap.dedent(f"""
         _base_ = '{ROOT}/configs/{task}/toy/{CONFIG[task]}.py'
@@ -39,9 +38,7 @@ def test_ranks_agree(task, workspace, script, monkeypatch):
         train_dataloader = dict(batch_size=8)
     """))
     monkeypatch.setenv('PYTHONPATH', str(workspace))
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        monkeypatch.setenv('PORT', str(free.getsockname()[1]))
+    monkeypatch.setenv('PORT', free_port)
     short = (['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'] if task == 'det' else
              ['train_cfg.max_iters=1', 'train_cfg.val_interval=1'])
     script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, '--cfg-options', *short)

@@ -1,7 +1,9 @@
 """Files that are not what they should be, read by the tools and by the Runner."""
+import json
 import os
 import zipfile
-from email.message import Message
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +11,24 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_external_models
 
+from mmakd.utils import checkpoint
 from mmakd.utils.checkpoint import (
+    TORCH_READS_SAFELY,
     _trusted,
-    find_file,
+    fetch,
     read_checkpoint,
     read_checkpoints_safely,
+    read_state_dict,
     trust,
 )
 from mmakd.utils.cli import build_runner
 from mmakd.utils.errors import ConfigError
 
 KEY = 'load_from=...'
+needs_safe_torch = pytest.mark.skipif(
+    not TORCH_READS_SAFELY, reason='before 2.6 torch reads files of trusted origin only')
 
 
 class Harmful:
@@ -68,14 +76,25 @@ DAMAGES = {
 }
 
 
-def test_logs_come_back_where_they_are_wanted(trained):
-    content = read_checkpoint(trained, KEY, with_logs=True)
-    history = content['message_hub']['log_scalars']['loss']
+def test_logs_come_back(trained):
+    history = read_checkpoint(trained, KEY)['message_hub']['log_scalars']['loss']
     assert history.mean() == 1.5 and history.statistics('max') == 2
-    # ... and are inert elsewhere
-    other = read_checkpoint(trained, KEY)['message_hub']['log_scalars']['loss']
-    assert not isinstance(other, HistoryBuffer)
-    assert all(callable(method) for method in HistoryBuffer._statistics_methods.values())
+
+
+@pytest.mark.parametrize('core', ['core', '_core'])
+def test_logs_that_any_numpy_wrote(trained, tmp_path, core):
+    """NumPy 2.0 renamed the module that its pickles name."""
+    path, written = tmp_path / 'epoch_1.pth', f'numpy.{core}.'.encode()
+    with zipfile.ZipFile(trained) as source, zipfile.ZipFile(path, 'w') as copy:
+        for name in source.namelist():
+            data = source.read(name)
+            if name.endswith('data.pkl'):
+                data = data.replace(b'numpy._core.', b'numpy.core.').replace(
+                    b'numpy.core.', written)
+                assert written in data
+            copy.writestr(name, data)
+    history = read_checkpoint(path, KEY)['message_hub']['log_scalars']['loss']
+    assert history.mean() == 1.5
 
 
 @pytest.mark.parametrize('damage', DAMAGES)
@@ -124,18 +143,53 @@ def test_files_damaged_at_random(number, trained, tmp_path, tell):
          'were; lost: nothing')
 
 
-def test_code_is_refused_and_can_be_allowed(tmp_path):
-    path, marker = tmp_path / 'evil.pth', tmp_path / 'it_ran'
-    torch.save(dict(state_dict=dict(weight=torch.ones(1)), x=Harmful(marker)), path)
+@pytest.fixture
+def evil(tmp_path):
+    """A file with weights that makes the directory ``it_ran`` beside it when it is executed."""
+    path = tmp_path / 'evil.pth'
+    torch.save(dict(state_dict=dict(weight=torch.ones(1)), x=Harmful(tmp_path / 'it_ran')), path)
+    return path
+
+
+@pytest.fixture
+def _trust_nothing(monkeypatch):
+    monkeypatch.delenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', raising=False)
+
+
+@needs_safe_torch
+def test_code_is_refused(evil, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        read_checkpoint(path, KEY, with_logs=True)
-    assert 'posix.mkdir' in str(caught.value) and f'--trust {path}' in str(caught.value)
-    assert not marker.exists()
-    trust(path)
-    read_checkpoint(path, KEY)
-    assert marker.exists()
+        read_checkpoint(evil, KEY)
+    assert 'posix.mkdir' in str(caught.value) and f'--trust {evil}' in str(caught.value)
+    assert not (tmp_path / 'it_ran').exists()
 
 
+@pytest.mark.usefixtures('_trust_nothing')
+def test_code_can_be_allowed(evil, tmp_path):
+    trust(evil)
+    read_checkpoint(evil, KEY)
+    assert (tmp_path / 'it_ran').exists()
+
+
+def test_all_code_can_be_allowed(evil, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    read_checkpoint(evil, KEY)
+    assert (tmp_path / 'it_ran').exists()
+
+
+@pytest.mark.usefixtures('_trust_nothing')
+def test_a_torch_that_cannot_read_safely_says_so(trained, monkeypatch):
+    monkeypatch.setattr(checkpoint, 'TORCH_READS_SAFELY', False)
+    with pytest.raises(ConfigError) as caught:
+        read_checkpoint(trained, KEY)
+    for part in (f'{KEY}: torch {torch.__version__} ', 'install torch >= 2.6',
+                 f'--trust {trained}', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'):
+        assert part in str(caught.value)
+    trust(trained)
+    assert read_checkpoint(trained, KEY)['meta'] == dict(epoch=1, iter=4)
+
+
+@needs_safe_torch
 @pytest.mark.parametrize('attribute', ['__class__', 'register_statistics', '__init__'])
 def test_getattr_finds_nothing_but_statistics(tmp_path, attribute):
 
@@ -147,69 +201,97 @@ def test_getattr_finds_nothing_but_statistics(tmp_path, attribute):
     path = tmp_path / 'evil.pth'
     torch.save(dict(x=Reach()), path)
     with pytest.raises(ConfigError, match='would have to be executed'):
-        read_checkpoint(path, KEY, with_logs=True)
+        read_checkpoint(path, KEY)
+
+
+@needs_safe_torch
+def test_programs_are_refused(tmp_path):
+    path = tmp_path / 'script.pth'
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    with pytest.raises(ConfigError, match='holds more than weights'):
+        read_checkpoint(path, KEY)
 
 
 def test_places(tmp_path):
     with pytest.raises(ConfigError, match='a directory'):
-        find_file(str(tmp_path), KEY)
+        read_checkpoint(tmp_path, KEY)
     with pytest.raises(ConfigError, match='no such file'):
-        find_file(str(tmp_path / 'none.pth'), KEY)
-    wrong = tmp_path / 'net-0badf00d.pth'
-    torch.save(dict(weight=torch.ones(1)), wrong)
-    with pytest.raises(ConfigError, match='not with 0badf00d'):
-        find_file(str(wrong), KEY)
+        read_checkpoint(tmp_path / 'none.pth', KEY)
 
 
-def test_an_interrupted_download_is_no_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-
-    def download(response, *args, **kwargs):
-        raise ConnectionResetError('cut off')
-
-    monkeypatch.setattr(torch.hub, 'urlopen', download)
-    with pytest.raises(ConfigError, match='download failed'):
-        find_file('https://example.org/net-0badf00d.pth', KEY)
-    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+def test_a_local_file_may_be_called_as_its_owner_likes(tmp_path):
+    """What looks like a hash may be the date."""
+    path = tmp_path / 'teacher-20240131.pth'
+    torch.save(dict(weight=torch.ones(1)), path)
+    assert torch.equal(read_state_dict(str(path), KEY)['weight'], torch.ones(1))
 
 
-def test_half_a_download_is_no_checkpoint(tmp_path, monkeypatch):
-    """The connection ends in the middle of the file."""
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-
-    class Response:
-        headers = Message()
-        left = [b'x' * 10]
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def info(self):
-            return self.headers
-
-        def read(self, size):
-            if not self.left:
-                raise ConnectionResetError('cut off')
-            return self.left.pop()
-
-    monkeypatch.setattr(torch.hub, 'urlopen', lambda *args, **kwargs: Response())
-    with pytest.raises(ConfigError, match='download failed'):
-        find_file('https://example.org/net-0badf00d.pth', KEY)
-    assert not list(tmp_path.rglob('*.pth'))
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    (tmp_path / 'cache/hub/checkpoints').mkdir(parents=True)
+    return tmp_path / 'cache/hub/checkpoints'
 
 
-def test_mmengine_reads_the_same_way(trained, tmp_path):
-    evil, marker = tmp_path / 'evil.pth', tmp_path / 'it_ran'
-    torch.save(dict(x=Harmful(marker)), evil)
+# Nothing listens there, so what is not in the cache cannot be had.
+URL = 'http://127.0.0.1:9'
+
+
+def test_the_name_of_a_file_that_was_fetched_is_binding(cache, trained):
+    digest = sha256(trained.read_bytes()).hexdigest()[:8]
+    for name in f'net-{digest}.pth', 'net-0badf00d.pth':
+        (cache / name).write_bytes(trained.read_bytes())
+    assert list(read_state_dict(f'{URL}/net-{digest}.pth', KEY)) == ['weight']
+    with pytest.raises(ConfigError, match=f'is damaged .*begins with {digest}, not with 0badf00d'):
+        fetch(f'{URL}/net-0badf00d.pth', KEY)
+
+
+def test_what_cannot_be_fetched(cache):
+    with pytest.raises(ConfigError) as caught:
+        fetch(f'{URL}/net.pth', KEY)
+    for part in (f'{KEY}: download of {URL}/net.pth failed (', 'refused',
+                 f'fetch it by other means to {cache / "net.pth"}', 'or name a local file'):
+        assert part in str(caught.value)
+    assert not list(cache.iterdir())
+
+
+@needs_safe_torch
+def test_mmengine_reads_the_same_way(trained, evil, tmp_path):
     read_checkpoints_safely()
     content = CheckpointLoader.load_checkpoint(str(trained), 'cpu')
     assert content['message_hub']['log_scalars']['loss'].mean() == 1.5
     with pytest.raises(ConfigError, match='holds more than weights'):
         CheckpointLoader.load_checkpoint(str(evil), 'cpu')
-    assert not marker.exists()
+    assert not (tmp_path / 'it_ran').exists()
+
+
+def test_names_of_pretrained_weights(cache, tmp_path, monkeypatch):
+    """MMEngine's tables say which address they have."""
+    (tmp_path / 'open_mmlab.json').write_text(json.dumps(dict(net=f'{URL}/net.pth')))
+    monkeypatch.setitem(checkpoint._MODEL_TABLES, 'mmcls', get_external_models)
+    torch.save({'backbone.weight': torch.ones(1), 'head.weight': torch.ones(1)}, cache / 'net.pth')
+    read_checkpoints_safely()
+    for name in 'open-mmlab://net', 'openmmlab://net':
+        assert list(CheckpointLoader.load_checkpoint(name)) == ['backbone.weight', 'head.weight']
+    # A classifier's are those of its backbone.
+    assert CheckpointLoader.load_checkpoint('mmcls://net') == {'weight': torch.ones(1)}
+
+
+@pytest.mark.parametrize('name, message', [
+    ('open-mmlab://resnet18_v1x', "unknown name; did you mean 'resnet18_v1c'"),
+    ('open-mmlab://net', f'download of {URL}/net.pth failed ('),
+    ('mmcls://resnet19', "unknown name; did you mean 'resnet"),
+    *([('torchvision://resnet50', 'the name cannot be looked up (No module named')]
+      if find_spec('torchvision') is None else []),
+    ('resnet.pth', 'no such file; name an existing checkpoint'),
+])
+def test_pretrained_weights_that_cannot_be_had(name, message, cache, tmp_path):
+    (tmp_path / 'open_mmlab.json').write_text(json.dumps(dict(net=f'{URL}/net.pth')))
+    read_checkpoints_safely()
+    with pytest.raises(ConfigError) as caught:
+        CheckpointLoader.load_checkpoint(name)
+    assert str(caught.value).startswith(f'pretrained weights {name!r}: {message}')
 
 
 @pytest.fixture
@@ -233,8 +315,8 @@ def test_what_the_tools_load(toy, checkpoints, tmp_path):
         return build_runner(cfg, partial)
 
     for name in checkpoints:
-        for checkpoint in checkpoints.values():
-            build(name, checkpoint)
+        for path in checkpoints.values():
+            build(name, path)
     build('teacher', checkpoints['student'], partial=True)
     with pytest.raises(ConfigError) as caught:
         build('teacher', checkpoints['student'])
