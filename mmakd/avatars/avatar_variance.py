@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..utils.errors import ConfigProblems, check_numbers, is_number
-from .perturbation import Perturbation
+from .perturbation import Perturbation, show_settings
 from .uncertainty import Uncertainty
 
 _STATE = ('running_variance', 'running_weight')
@@ -164,8 +164,7 @@ class AvatarVariance(Uncertainty):
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(model)``."""
-        return (f'momentum={self.momentum}, estimator={self.estimator!r}, rescale={self.rescale}, '
-                f'eps={self.eps}')
+        return show_settings(self)
 
 
 def _safe_rsqrt(square: Tensor) -> Tensor:

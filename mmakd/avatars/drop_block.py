@@ -42,7 +42,3 @@ class DropBlockPerturbation(DropoutPerturbation):
         # A square maximum is a maximum over rows and then over columns: 2 size steps, not size^2.
         dropped = F.max_pool2d(F.max_pool2d(seeds, (size, 1), stride=1), (1, size), stride=1)
         return (1 - dropped).view_as(feature)
-
-    def extra_repr(self) -> str:
-        """Show rate and block in ``print(model)``."""
-        return f'{super().extra_repr()}, block_size={self.block_size}'

@@ -65,10 +65,6 @@ class DropoutPerturbation(Perturbation):
         """Compute ``p / (1 - p) T^2``; see :meth:`Perturbation.variance`."""
         return feature.square() * (self.rate / (1 - self.rate))
 
-    def extra_repr(self) -> str:
-        """Show the rate in ``print(model)``."""
-        return f'drop_rate={self.drop_rate}'
-
 
 @MODELS.register_module()
 class ChannelDropoutPerturbation(DropoutPerturbation):

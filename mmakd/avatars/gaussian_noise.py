@@ -41,7 +41,3 @@ class GaussianNoisePerturbation(Perturbation):
         # In float16 a square is soon infinite, or zero.
         precise = feature.to(torch.promote_types(feature.dtype, torch.float32))
         return noise.mul_(self.variance(precise).sqrt()).add_(feature)
-
-    def extra_repr(self) -> str:
-        """Show the deviation in ``print(model)``."""
-        return f'std={self.std}, relative={self.relative}'

@@ -4,6 +4,13 @@ from abc import abstractmethod
 from torch import Generator, Tensor, nn
 
 
+def show_settings(module: nn.Module) -> str:
+    """List the numbers and names that a component was built with, for ``print(model)``."""
+    return ', '.join(f'{name}={value!r}' for name, value in vars(module).items()
+                     if isinstance(value, (int, float, str)) and name != 'training'
+                     and not name.startswith('_'))
+
+
 class Perturbation(nn.Module):
     """Makes Avatars of a feature map (AKD, arXiv 2305.02722).
 
@@ -43,3 +50,7 @@ class Perturbation(nn.Module):
             is no closed form.
         """
         return None
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return show_settings(self)

@@ -40,13 +40,10 @@ def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> Bas
 
 
 def published_checkpoint(teacher: str | dict) -> str:
-    """Find the weights of a teacher whose ``teacher_ckpt`` is ``'auto'``.
+    """Find the address of the weights, for ``teacher_ckpt='auto'``.
 
     Args:
         teacher (str | dict): The config key ``teacher``.
-
-    Returns:
-        str: Address of the checkpoint.
 
     Raises:
         ConfigError: If there is none.
@@ -60,16 +57,13 @@ def published_checkpoint(teacher: str | dict) -> str:
 
 def read_taps(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
               problems: ConfigProblems) -> dict[str, TapPair]:
-    """Read where each task taps the two networks.
+    """Read where each task taps the two networks, without the tasks whose taps are wrong.
 
     Args:
         distill (dict[str, dict]): Configs of the tasks.
         student (BaseModel): The student.
         teacher (BaseModel): The teacher.
         problems (ConfigProblems): Takes what is wrong.
-
-    Returns:
-        dict[str, TapPair]: The taps of each task, without the tasks whose taps are wrong.
     """
     pairs = {}
     for name, cfg in distill.items():
@@ -91,9 +85,6 @@ def build_tasks(distill: dict[str, Any], pairs: dict[str, TapPair], student: Bas
         student (BaseModel): The student.
         teacher (BaseModel): The teacher.
         problems (ConfigProblems): Takes what is wrong.
-
-    Returns:
-        nn.ModuleDict: The tasks by name.
     """
     tasks = nn.ModuleDict()
     maps = dry_run(student, teacher, pairs, problems)

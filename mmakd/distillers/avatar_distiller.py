@@ -276,9 +276,9 @@ def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
 
 def _name_maps(pairs: dict[str, TapPair], maps: dict[str, tuple[list[Tensor], list[Tensor]]]
                ) -> dict[str, Tensor]:
-    return {f"the {side}'s tap {tap!r} (map {level})": feature
+    return {f"the {side}'s tap {getattr(pairs[name], side)!r} (map {level})": feature
             for name, of_task in maps.items()
-            for side, tap, features in zip(('student', 'teacher'), pairs[name].taps, of_task)
+            for side, features in zip(('student', 'teacher'), of_task)
             for level, feature in enumerate(features)}
 
 

@@ -67,8 +67,8 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
         problems (ConfigProblems): Takes what is wrong.
 
     Returns:
-        dict[str, tuple[list[Tensor], list[Tensor]]]: Maps of student and teacher by task, without
-        the tasks whose taps cannot be read.
+        dict[str, tuple]: Maps of student and teacher by task, without the tasks whose taps cannot
+        be read.
     """
     if not pairs:
         return {}
@@ -117,16 +117,7 @@ def _as_problem() -> Iterator[None]:
 
 def dry_run_samples(network: BaseModel, number: int,
                     size: tuple[int, int] = SMALL) -> list[BaseDataElement]:
-    """Make data samples for images of the dry run.
-
-    Args:
-        network (BaseModel): A detector, whose samples have a box each, or a segmentor.
-        number (int): How many.
-        size (tuple[int, int]): Height and width of the images. Defaults to that of a small one.
-
-    Returns:
-        list[BaseDataElement]: The samples.
-    """
+    """Make a number of data samples for images of the dry run; those of a detector have a box."""
     samples = [BaseDataElement(metainfo=dict(
         ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
         scale_factor=(1.0, 1.0))) for _ in range(number)]

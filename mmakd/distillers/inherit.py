@@ -48,13 +48,7 @@ def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str])
 
 @torch.no_grad()
 def inherit(student: nn.Module, teacher: nn.Module, parts: Sequence[str]) -> None:
-    """Copy weights of the teacher into the student, and log which.
-
-    Args:
-        student (nn.Module): The student.
-        teacher (nn.Module): The teacher, its weights loaded.
-        parts (Sequence[str]): Dotted paths of modules, such as ``'neck'``.
-    """
+    """Copy the :func:`inherited_keys` of a loaded teacher into the student, and log them."""
     keys = inherited_keys(student, teacher, parts)
     own, given = student.state_dict(), teacher.state_dict()
     for key in keys:

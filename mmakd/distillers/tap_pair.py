@@ -28,22 +28,9 @@ class TapPair:
     teacher: str
     branches: tuple[RoIBranch, RoIBranch] | None = None
 
-    @property
-    def taps(self) -> tuple[str, str]:
-        """tuple[str, str]: Paths of the student's and of the teacher's module."""
-        return self.student, self.teacher
-
 
 def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str]) -> TapPair:
-    """Check a task's taps against the networks.
-
-    Args:
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher.
-        taps (tuple[str, str]): Paths of the student's and of the teacher's module.
-
-    Returns:
-        TapPair: The pair.
+    """Check the two paths of a task against the networks.
 
     Raises:
         ConfigError: If one is no module, or only one of them lies in a RoI head.
@@ -70,14 +57,9 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str])
 
 
 def dense_taps(teacher: BaseModel, pairs: Collection[TapPair]) -> set[str]:
-    """List what a teacher is tapped at before its RoI head runs.
+    """List the paths at which a teacher is tapped before its RoI head runs.
 
-    Args:
-        teacher (BaseModel): The teacher.
-        pairs (Collection[TapPair]): The taps.
-
-    Returns:
-        set[str]: Paths outside RoI heads, and what a RoI head takes its features from.
+    They are those outside RoI heads, and what a RoI head takes its features from.
     """
     taps = {pair.teacher for pair in pairs if not pair.branches}
     return taps | {_roi_input(teacher)} if any(pair.branches for pair in pairs) else taps
@@ -89,12 +71,12 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
 
     Args:
         teacher (BaseModel): The teacher.
-        pairs (Collection[TapPair]): The taps; those outside RoI heads are passed over.
+        pairs (Collection[TapPair]): The taps.
         dense (FeatureTaps): What the teacher gave at its :func:`dense_taps`.
         recorder (RoIRecorder): What the student looked at.
 
     Returns:
-        dict[TapPair, FeatureTaps]: What the taps in RoI heads gave.
+        dict[TapPair, FeatureTaps]: What the taps in RoI heads gave, without the others.
     """
     features: dict[TapPair, FeatureTaps] = {}
     for pair in pairs:
@@ -110,10 +92,6 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
 
 def check_gradient(pairs: Mapping[str, TapPair], taps: FeatureTaps) -> None:
     """Check that each task's gradient reaches the student, which no loss would show.
-
-    Args:
-        pairs (Mapping[str, TapPair]): Where each task taps the networks.
-        taps (FeatureTaps): What the student gave.
 
     Raises:
         ConfigError: If all maps of a task carry no gradient where gradients are computed.

@@ -22,7 +22,7 @@ class FeatureTaps:
         taps (Iterable[str]): Dotted paths of modules.
 
     Attributes:
-        features (dict[str, list[Tensor]]): What each tap gave.
+        features (dict[str, list[Tensor]]): What each path gave.
     """
 
     def __init__(self, model: nn.Module, taps: Iterable[str]) -> None:
@@ -47,11 +47,7 @@ class FeatureTaps:
         return hook
 
     def overwritten(self) -> set[str]:
-        """Find the taps whose maps were changed after they were recorded.
-
-        Returns:
-            set[str]: Taps of modules behind which a layer works in place.
-        """
+        """Find the taps behind which a layer changed the maps in place."""
         return {tap for tap, maps in self.features.items()
                 if any(feature._version != version
                        for feature, version in zip(maps, self._versions[tap]))}
@@ -78,7 +74,7 @@ def check_tap(model: nn.Module, key: str, tap: Any, side: str) -> None:
         model (nn.Module): The network.
         key (str): The config key, for the message.
         tap (Any): Its value.
-        side (str): ``'student'`` or ``'teacher'``, for the message.
+        side (str): ``'student'`` or ``'teacher'``, likewise.
 
     Raises:
         ConfigError: If it does not, with the nearest module names.

@@ -74,12 +74,7 @@ class Teacher:
         self.network.is_init = True
 
     def follow(self, *args: Any, **kwargs: Any) -> None:
-        """Move or cast the network as the model that was built; a copy's does not move it.
-
-        Args:
-            *args: Those of ``nn.Module._apply``.
-            **kwargs: Likewise.
-        """
+        """Move or cast the network by ``_apply`` of the model that was built, not of a copy."""
         if self._follows_model:
             self.network._apply(*args, **kwargs)
 

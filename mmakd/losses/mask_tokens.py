@@ -41,26 +41,11 @@ class MaskTokens(nn.Module):
         return feature * parts.sum(1, keepdim=True), masks
 
     def masks(self, feature: Tensor) -> Tensor:
-        """Compute the masks.
-
-        Args:
-            feature (Tensor): Map (N, C, H, W), float32.
-
-        Returns:
-            Tensor: Masks (N, T, H, W) in [0, 1].
-        """
+        """Compute the masks (N, T, H, W), in [0, 1], of a map (N, C, H, W)."""
         return torch.einsum('tc,nchw->nthw', self.mask_token, feature).sigmoid()
 
     def weights(self, feature: Tensor) -> Tensor:
-        """Compute how much each mask counts.
-
-        Args:
-            feature (Tensor): Map (N, C, H, W), float32.
-
-        Returns:
-            Tensor: Weights (N, T) whose sum over the masks is 1; all alike without
-            ``weight_masks``.
-        """
+        """Compute weights (N, T) of the masks, of sum 1; all alike without ``weight_masks``."""
         if self.prob is None:
             number = len(self.mask_token)
             return feature.new_full((len(feature), number), 1 / number)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..utils.checkpoint import read_state_dict
 from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
-from .features import check_maps, feature_loss, known_channels
+from .features import FeatureLoss, known_channels
 from .mask_tokens import MaskTokens
 
 _LEARN = ('learn the tokens of this teacher first, with a config like that of python '
@@ -19,7 +19,7 @@ _LEARN = ('learn the tokens of this teacher first, with a config like that of py
 
 
 @MODELS.register_module()
-class MasKDLoss(BaseModule):
+class MasKDLoss(FeatureLoss, BaseModule):
     r"""Compares the positions that learned tokens mark on the teacher's map.
 
     MasKD (arXiv 2205.14589): each of T tokens gives a mask :math:`m_t` over ``preds_T``, and
@@ -51,10 +51,11 @@ class MasKDLoss(BaseModule):
         ConfigError: If an argument is wrong, or ``channels`` is not known.
     """
 
+    maps_only = True
+
     def __init__(self, tokens: str | None = None, num_tokens: int = 6, weight_masks: bool = True,
                  student_masks_begin: int | None = 7000, loss_weight: float = 1.0,
                  channels: int | None = None, level: int = 0) -> None:
-        super().__init__()
         problems = ConfigProblems()
         if tokens is not None and not isinstance(tokens, (str, Path)):
             problems.add(f'tokens={tokens!r}: must be the path or the URL of a checkpoint')
@@ -67,9 +68,9 @@ class MasKDLoss(BaseModule):
         with problems.under(''):
             check_numbers(not_negative=dict(loss_weight=loss_weight))
         problems.raise_if_any()
+        super().__init__(loss_weight)
         self.tokens = tokens
         self.student_masks_begin = student_masks_begin
-        self.loss_weight = loss_weight
         self.level = level
         channels = known_channels(channels, 'MasKDLoss')
         self.mask_tokens = MaskTokens(num_tokens, channels, weight_masks).requires_grad_(False)
@@ -114,21 +115,8 @@ class MasKDLoss(BaseModule):
             raise ConfigError(f'{key}: learned with weight_masks=False; set weight_masks=False '
                               'here too')
 
-    @feature_loss
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            preds_S (Tensor): Student map (N, C, H, W).
-            preds_T (Tensor): Teacher map (N, C, H, W), on which the masks are found.
-
-        Returns:
-            Tensor: Scalar, float32.
-
-        Raises:
-            ValueError: If the shapes differ, or the features are no maps.
-        """
-        check_maps(preds_S, preds_T)
+    def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss; see :meth:`FeatureLoss.forward`."""
         with torch.no_grad():
             masks = self.mask_tokens.masks(preds_T)
             weights = self.mask_tokens.weights(preds_T)
@@ -143,11 +131,6 @@ class MasKDLoss(BaseModule):
     def _uses_student_masks(self) -> bool:
         iteration = MessageHub.get_current_instance().get_info('iter', 0)
         return self.student_masks_begin is not None and iteration >= self.student_masks_begin
-
-    def extra_repr(self) -> str:
-        """Show the settings in ``print(model)``."""
-        return (f'tokens={self.tokens!r}, level={self.level}, '
-                f'student_masks_begin={self.student_masks_begin}')
 
 
 def _read_tokens(path: str, key: str) -> dict[str, Tensor]:

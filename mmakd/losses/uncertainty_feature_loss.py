@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..avatars import AvatarVariance, Perturbation, Uncertainty
+from ..avatars.perturbation import show_settings
 from ..utils.build import build
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
 from ..utils.rng import mix_seed
@@ -188,8 +189,7 @@ class UncertaintyFeatureLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(model)``."""
-        return (f'num_avatars={self.num_avatars}, perturb={self.perturb}, '
-                f'loss_weight={self.loss_weight}')
+        return show_settings(self)
 
 
 def _as_map(feature: Tensor) -> Tensor:
@@ -204,6 +204,10 @@ def _check_kind(component: Any, cfg: dict, kind: type, example: str) -> None:
 
 
 def _has_mean_of_its_forward(criterion: nn.Module) -> bool:
-    """Tell whether the class that defines ``forward`` defines ``forward_avatars`` too."""
-    owner = next(base for base in type(criterion).__mro__ if 'forward' in vars(base))
-    return 'forward_avatars' in vars(owner)
+    """Tell whether ``forward_avatars`` is defined for the loss that the class computes."""
+
+    def depth(method: str) -> int:
+        return next((depth for depth, base in enumerate(type(criterion).__mro__)
+                     if method in vars(base)), len(type(criterion).__mro__))
+
+    return depth('forward_avatars') <= min(depth('forward'), depth('compare'))
