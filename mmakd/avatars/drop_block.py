@@ -11,10 +11,10 @@ from .dropout import DropoutPerturbation
 class DropBlockPerturbation(DropoutPerturbation):
     """Drops square blocks, drawn for each channel (DropBlock, arXiv 1810.12890).
 
-    Unlike the published rule, which only approximates its rate and rescales by the count of what
-    was kept, blocks may start outside the map, so that ``block_size^2`` seeds can drop each
-    element, at the border too. With the seed probability ``1 - (1 - p)^(1 / block_size^2)`` an
-    element is then dropped with probability p exactly, and mean and variance are those of
+    The published rule approximates its rate and rescales by the number of kept elements. Here
+    blocks may start outside the map, so that ``block_size^2`` seeds can drop each element, also at
+    the border. With the seed probability ``1 - (1 - p)^(1 / block_size^2)`` each element is
+    dropped with probability exactly p, and mean and variance are those of
     :class:`DropoutPerturbation`.
 
     Args:

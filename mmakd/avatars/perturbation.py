@@ -1,4 +1,4 @@
-"""What every perturbation is."""
+"""Base class of perturbations."""
 from abc import abstractmethod
 
 from torch import Generator, Tensor, nn
@@ -14,8 +14,8 @@ def show_settings(module: nn.Module) -> str:
 class Perturbation(nn.Module):
     """Makes Avatars of a feature map (AKD, arXiv 2305.02722).
 
-    A perturbation acts alike in train and eval mode and is unbiased: the mean of its Avatars is
-    the feature.
+    A perturbation is the same in train and eval mode, and unbiased: the mean of its Avatars is the
+    feature.
 
     Attributes:
         strength (float): Factor on the nominal rate or deviation, scheduled by
@@ -33,7 +33,7 @@ class Perturbation(nn.Module):
         Args:
             feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
             generator (torch.Generator, optional): Source of randomness, on the feature's device.
-                Defaults to None, torch's global one.
+                Defaults to None, torch's global generator.
 
         Returns:
             Tensor: The Avatar, of the feature's shape and dtype.
@@ -46,8 +46,8 @@ class Perturbation(nn.Module):
             feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
 
         Returns:
-            Tensor | None: Elementwise expectation, broadcastable to the feature; None where there
-            is no closed form.
+            Tensor | None: Elementwise expectation, broadcastable to the feature; None without a
+            closed form.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Starting parts of the student from the teacher's weights."""
+"""Start parts of the student from the teacher's weights."""
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +20,7 @@ def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str])
         list[str]: Keys of the state dict whose name and shape are the same.
 
     Raises:
-        ConfigError: If a part is no module of both, or has no such key.
+        ConfigError: If a part is not a module of both, or has no such key.
     """
     if not isinstance(parts, (list, tuple)):
         raise ConfigError(f"inherit={parts!r}: expected a list of module names, e.g. ['neck']")

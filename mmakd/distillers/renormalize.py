@@ -1,4 +1,4 @@
-"""From the student's image normalisation to the teacher's."""
+"""Convert the student's image normalisation to the teacher's."""
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ def _affine(preprocessor: Any) -> tuple[Tensor | float, Tensor | float]:
 
 
 def swaps_channels(preprocessor: nn.Module) -> bool:
-    """Tell whether a ``data_preprocessor`` makes RGB of BGR or the other way round."""
+    """Tell whether a ``data_preprocessor`` swaps RGB and BGR."""
     # mmsegmentation 1.2 has the name without the underscore.
     return any(getattr(preprocessor, name, False)
                for name in ('_channel_conversion', 'channel_conversion'))
@@ -31,8 +31,8 @@ def renormalize(inputs: Tensor, data_samples: list | None, student: nn.Module,
 
     Args:
         inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
-        data_samples (list, optional): Their data samples; ``img_shape`` tells what is padding,
-            which stays zero.
+        data_samples (list, optional): Their data samples; padding, outside ``img_shape``, stays
+            zero.
         student (nn.Module): The student's ``data_preprocessor``.
         teacher (nn.Module): The teacher's.
 

@@ -1,4 +1,4 @@
-"""RoI heads of two-stage detectors, where student and teacher look at the student's RoIs."""
+"""RoI heads of two-stage detectors, compared on the student's RoIs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,12 +23,12 @@ class RoIBranch(NamedTuple):
     stage: int | None
 
     def extractor(self, model: Any) -> nn.Module:
-        """Find the module that is called with feature maps and RoIs (R, 5), to cut them out."""
+        """Find the RoI extractor, which is called with feature maps and RoIs (R, 5)."""
         extractor = getattr(model.roi_head, f'{self.kind}_roi_extractor')
         return extractor if self.stage is None else extractor[self.stage]
 
     def run(self, model: Any, feature_maps: Sequence[Tensor], rois: Tensor) -> None:
-        """Run the branch on what the neck gave.
+        """Run the branch on the maps of the neck.
 
         Args:
             model (BaseModel): The detector.
@@ -47,8 +47,8 @@ def find_branch(model: Any, key: str, tap: str) -> RoIBranch | None:
     """Find the branch of the RoI head in which a tap lies; None for a tap elsewhere.
 
     Raises:
-        ConfigError: If the tap is no layer of one stage, or the mask branch has no RoIs of its
-            own.
+        ConfigError: If the tap is not a layer of one stage, or the mask branch has no RoIs of
+            its own.
     """
     head, _, path = tap.partition('.')
     if head != 'roi_head' or not path:
@@ -68,10 +68,10 @@ def find_branch(model: Any, key: str, tap: str) -> RoIBranch | None:
 
 
 class RoIRecorder:
-    """Records the RoIs that branches of a detector look at while a ``with`` block runs.
+    """Records the RoIs of branches of a detector while a ``with`` block runs.
 
     Attributes:
-        rois (dict[RoIBranch, list[Tensor]]): RoIs (R, 5) of each branch, one a call.
+        rois (dict[RoIBranch, list[Tensor]]): RoIs (R, 5) of each branch, one per call.
     """
 
     def __init__(self, model: Any, branches: Iterable[RoIBranch]) -> None:

@@ -1,4 +1,4 @@
-"""Where a task taps student and teacher, and how the two are run to there."""
+"""The taps of a task in student and teacher, and how the teacher's RoI heads run."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ class TapPair:
         student (str): Dotted path of the student's module.
         teacher (str): Dotted path of the teacher's module.
         branches (tuple[RoIBranch, RoIBranch], optional): The branches of the two RoI heads in
-            which they lie. Defaults to None, outside RoI heads.
+            which the taps are. Defaults to None, outside RoI heads.
     """
 
     student: str
@@ -33,7 +33,7 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str])
     """Check the two paths of a task against the networks.
 
     Raises:
-        ConfigError: If one is no module, or only one of them lies in a RoI head.
+        ConfigError: If one is not a module, or only one of them is in a RoI head.
     """
     keys = ('tap', 'tap') if taps[0] == taps[1] else ('student_tap', 'teacher_tap')
     sides = ('student', 'teacher')
@@ -59,7 +59,7 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str])
 def dense_taps(teacher: BaseModel, pairs: Collection[TapPair]) -> set[str]:
     """List the paths at which a teacher is tapped before its RoI head runs.
 
-    They are those outside RoI heads, and what a RoI head takes its features from.
+    They are the taps outside RoI heads, and the modules whose features a RoI head uses.
     """
     taps = {pair.teacher for pair in pairs if not pair.branches}
     return taps | {_roi_input(teacher)} if any(pair.branches for pair in pairs) else taps
@@ -72,11 +72,11 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
     Args:
         teacher (BaseModel): The teacher.
         pairs (Collection[TapPair]): The taps.
-        dense (FeatureTaps): What the teacher gave at its :func:`dense_taps`.
-        recorder (RoIRecorder): What the student looked at.
+        dense (FeatureTaps): The teacher's features at its :func:`dense_taps`.
+        recorder (RoIRecorder): The student's RoIs.
 
     Returns:
-        dict[TapPair, FeatureTaps]: What the taps in RoI heads gave, without the others.
+        dict[TapPair, FeatureTaps]: The features of the taps in RoI heads.
     """
     features: dict[TapPair, FeatureTaps] = {}
     for pair in pairs:
@@ -91,7 +91,7 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
 
 
 def check_gradient(pairs: Mapping[str, TapPair], taps: FeatureTaps) -> None:
-    """Check that each task's gradient reaches the student, which no loss would show.
+    """Check that each task's gradient reaches the student; the losses would not show it.
 
     Raises:
         ConfigError: If all maps of a task carry no gradient where gradients are computed.

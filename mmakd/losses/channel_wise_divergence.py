@@ -15,8 +15,8 @@ class ChannelWiseDivergence(FeatureLoss):
     r"""Divergence of each channel's spatial distribution (CWD, arXiv 2011.13256, Eq. 4).
 
     :math:`\frac{\tau^2}{N C} \sum_{n,c} KL(softmax(T_{nc} / \tau) \| softmax(S_{nc} / \tau))`,
-    the softmax over the H * W positions of a channel. Where there is one position, as in vectors
-    seen as maps, every distribution is the same and the loss is zero.
+    with the softmax over the H * W positions of a channel. With one position, as in vectors viewed
+    as maps, all distributions are equal and the loss is zero.
 
     Args:
         tau (float): Temperature > 0. Defaults to 1.0.

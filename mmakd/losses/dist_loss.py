@@ -1,4 +1,4 @@
-"""Predictions compared by their relations."""
+"""Correlation of predictions between classes and between samples."""
 from mmengine.registry import MODELS
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class DISTLoss(FeatureLoss):
 
 
 def _pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Correlate the rows of two (N, C) tensors, giving (N,)."""
+    """Return the Pearson correlation of the rows of two (N, C) tensors, (N,)."""
     first = first - first.mean(1, keepdim=True)
     second = second - second.mean(1, keepdim=True)
     # Small beside the norms, even of classes whose probability is nearly the same everywhere.

@@ -25,10 +25,10 @@ class FeatureMSELoss(FeatureLoss):
         return self.loss_weight * F.mse_loss(preds_S, preds_T)
 
     def forward_avatars(self, preds_S: Tensor, avatars: Iterable[Tensor]) -> Tensor:
-        """Compute the mean loss over several targets at the memory of one.
+        """Compute the mean loss over several targets with the memory of one.
 
-        The student's gradient depends on the targets only through their mean, so the value is
-        taken without a graph and the gradient from the mean.
+        The student's gradient depends on the targets only through their mean. So the value is
+        computed without a graph, and the gradient from the mean.
 
         Args:
             preds_S (Tensor): Student map (N, C, H, W), float32.

@@ -1,4 +1,4 @@
-"""What losses over features have in common: precision, emptiness, shapes, and how they are run."""
+"""Base class and helpers of losses over features: precision, empty features, shapes."""
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from ..utils.errors import ConfigError, check_numbers
 
 
 def float32(forward: Callable) -> Callable:
-    """Decorate ``forward(self, preds_S, preds_T, ...)`` to see float32 and no autocast.
+    """Decorate ``forward(self, preds_S, preds_T, ...)`` to run in float32 without autocast.
 
     The features are tensors, or lists of them, of any floating type.
     """
@@ -39,13 +39,13 @@ def _to_float(features: Any) -> Any:
 
 
 class FeatureLoss(nn.Module):
-    """What our losses between two features have in common: subclasses define ``compare``.
+    """Base class of our losses between two features; subclasses define ``compare``.
 
     Args:
         loss_weight (float): Factor >= 0 on the loss. Defaults to 1.0.
 
     Attributes:
-        maps_only (bool): Whether vectors cannot be compared.
+        maps_only (bool): Whether vectors are rejected.
     """
 
     maps_only = False
@@ -57,7 +57,7 @@ class FeatureLoss(nn.Module):
 
     @float32
     def forward(self, preds_S: Tensor, preds_T: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss in float32; it is zero where the features are empty.
+        """Compute the loss in float32; zero for empty features.
 
         Args:
             preds_S (Tensor): Student map (N, C, H, W) or, unless ``maps_only``, vectors (N, C).
@@ -69,7 +69,7 @@ class FeatureLoss(nn.Module):
             Tensor: Scalar, float32.
 
         Raises:
-            ValueError: If the shapes differ, or the features should be maps.
+            ValueError: If the shapes differ, or the features are not maps but must be.
         """
         check_same_shape(preds_S, preds_T)
         if not preds_S.numel():
@@ -85,13 +85,13 @@ class FeatureLoss(nn.Module):
 
     @abstractmethod
     def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compute the loss of two features of one shape, float32 and not empty."""
+        """Compute the loss of two features of the same shape, float32 and not empty."""
 
 
 def zero_loss(loss: nn.Module, preds_S: Tensor) -> Tensor:
-    """Give zero where there is nothing to compare, as with no RoI in the batch.
+    """Return zero where there is nothing to compare, as in a batch without RoIs.
 
-    Every parameter of the loss has a part in it: DDP waits for their gradients.
+    The zero depends on every parameter of the loss, since DDP waits for their gradients.
     """
     return preds_S.sum() + sum(parameter.sum() * 0 for parameter in loss.parameters())
 
@@ -101,14 +101,11 @@ def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
 
     Args:
         cfg (dict): Its config.
-        channels (int, optional): Channels of the maps, where its type has this argument.
-        level (int): Which of a task's levels it is for, where its type has this argument.
-
-    Returns:
-        nn.Module: The loss.
+        channels (int, optional): Channels of the maps, if its type has this argument.
+        level (int): Index of the task's level, if its type has this argument.
 
     Raises:
-        ConfigError: If it cannot be built, or is something else.
+        ConfigError: If it cannot be built, or is not a loss.
     """
     loss = build(cfg, offer=dict(channels=channels, level=level))
     if not isinstance(loss, nn.Module) or isinstance(loss, (Perturbation, Uncertainty)):
@@ -119,17 +116,17 @@ def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
 
 def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
              data_samples: list | None = None) -> Tensor:
-    """Run a loss, one of another package by the same rules as ours.
+    """Run a loss; those of other packages also run in float32, and are zero for empty features.
 
     Args:
         loss (nn.Module): Any loss, ``forward(preds_S, preds_T)``.
         preds_S (Tensor): Student map (N, C, H, W) or vectors (N, C).
         preds_T (Tensor): The teacher's.
-        data_samples (list, optional): Those of the batch, for a loss whose ``forward`` names
-            ``data_samples``. Defaults to None.
+        data_samples (list, optional): Those of the batch, for a loss whose ``forward`` has an
+            argument ``data_samples``. Defaults to None.
 
     Returns:
-        Tensor: What the loss gives.
+        Tensor: The value of the loss.
     """
     kind: Any = type(loss)
     is_float32, takes_samples = _traits(kind)
@@ -154,7 +151,7 @@ def _run_foreign(loss: nn.Module, preds_S: Tensor, preds_T: Tensor, **options: A
 
 
 def known_channels(channels: Any, loss: str) -> int:
-    """Check the argument ``channels`` of a loss with weights of its own, which has to know it."""
+    """Check the argument ``channels`` of a loss with parameters, which needs it."""
     if not isinstance(channels, int) or channels < 1:
         raise ConfigError(f'channels={channels!r}: {loss} has to know the channels of the '
                           "teacher's map; a task of AvatarDistiller gives them, elsewhere set "
@@ -163,7 +160,7 @@ def known_channels(channels: Any, loss: str) -> int:
 
 
 def check_same_shape(preds_S: Tensor, preds_T: Tensor) -> None:
-    """Raise ValueError for unlike shapes, before broadcasting hides that they differ."""
+    """Raise ValueError for different shapes, which broadcasting would hide."""
     if preds_S.shape != preds_T.shape:
         raise ValueError(f'student map {tuple(preds_S.shape)}, but teacher map '
                          f'{tuple(preds_T.shape)}')

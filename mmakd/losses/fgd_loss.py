@@ -14,27 +14,28 @@ from .features import FeatureLoss, known_channels
 
 @MODELS.register_module()
 class FGDLoss(FeatureLoss):
-    r"""Compares foreground and background apart, what is attended to, and the global context.
+    r"""Compares foreground, background, attention and global context.
 
     FGD (arXiv 2111.11837), the sum of
 
     - :math:`\frac{1}{N} \sum (\alpha M^{fg} + \beta M^{bg}) A^s A^c (S - T)^2`, where
       :math:`A^s` (over positions) and :math:`A^c` (over channels) are the teacher's attention,
-      a softmax of the mean absolute feature; a position in a ground-truth box counts by the
-      inverse of the area of the smallest such box, any other by that of the background;
+      a softmax of the mean absolute feature. A position in a ground-truth box is weighted by the
+      inverse area of the smallest such box, any other by that of the background;
     - :math:`\frac{\gamma}{N} (|A^s_S - A^s_T| + |A^c_S - A^c_T|)`;
-    - :math:`\frac{\lambda}{N} \sum (R_S(S) - R_T(T))^2`, where :math:`R` adds to a map what a
-      GcBlock (arXiv 1904.11492) makes of its context; one for each side, trained with the student.
+    - :math:`\frac{\lambda}{N} \sum (R_S(S) - R_T(T))^2`, where :math:`R` adds the output
+      of a GcBlock (arXiv 1904.11492) to a map. There is one for each side, trained with the
+      student.
 
     Args:
         temp (float): Temperature > 0 of the attention. Defaults to 0.5.
-        alpha_fgd (float): Weight of the foreground. Defaults to 1e-3, as all weights here those
-            of the authors' code for one-stage detectors.
+        alpha_fgd (float): Weight of the foreground. Defaults to 1e-3. All defaults are those of
+            the authors' code for one-stage detectors.
         beta_fgd (float): Weight of the background. Defaults to 5e-4.
-        gamma_fgd (float): Weight of the attention; their RetinaNet has 5e-4. Defaults to 1e-3.
+        gamma_fgd (float): Weight of the attention; 5e-4 for their RetinaNet. Defaults to 1e-3.
         lambda_fgd (float): Weight of the global context. Defaults to 5e-6.
         loss_weight (float): Factor on the whole loss. Defaults to 1.0.
-        channels (int, optional): Channels of the maps; found by the distiller. Defaults to None,
+        channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
 
     Raises:
@@ -88,7 +89,7 @@ class FGDLoss(FeatureLoss):
         return self.loss_weight * total / len(preds_S)
 
     def _attention(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the attention over positions (N, 1, H, W) and over channels (N, C, 1, 1)."""
+        """Return the attention over positions (N, 1, H, W) and over channels (N, C, 1, 1)."""
         value = feature.abs()
         space = value.mean(1, keepdim=True)
         channel = value.mean((2, 3), keepdim=True)

@@ -20,32 +20,31 @@ _LEARN = ('learn the tokens of this teacher first, with a config like that of py
 
 @MODELS.register_module()
 class MasKDLoss(FeatureLoss, BaseModule):
-    r"""Compares the positions that learned tokens mark on the teacher's map.
+    r"""Compares the positions that learned tokens mask on the teacher's map.
 
     MasKD (arXiv 2205.14589): each of T tokens gives a mask :math:`m_t` over ``preds_T``, and
     :math:`\frac{1}{N} \sum_n \sum_t \frac{w_t}{\sum_x m_t} \frac{1}{C} \sum_{c,x}
-    (m_t S - m_t T)^2`, with learned weights :math:`\sum_t w_t = 1`. In the later training
-    the mask is multiplied by the one that the same token gives over the student's map. In
-    ``UncertaintyFeatureLoss`` both maps are those divided by sigma, as in the authors' AKD code.
+    (m_t S - m_t T)^2`, with learned weights :math:`\sum_t w_t = 1`. Later in the
+    training the mask is multiplied by that of the same token on the student's map. In
+    ``UncertaintyFeatureLoss`` both maps are divided by sigma, as in the authors' AKD code.
 
-    The tokens are learned before, by :class:`mmakd.distillers.MaskTokenLearner`, and stay as they
-    are. Like the teacher's weights they are read in :meth:`init_weights`, which the Runner calls
-    before training.
+    The tokens are learned beforehand by :class:`mmakd.distillers.MaskTokenLearner` and then fixed.
+    Like the teacher's weights they are read in :meth:`init_weights`, which the Runner calls before
+    training.
 
     Args:
         tokens (str, optional): Path or URL of the checkpoint of a ``MaskTokenLearner``, or of
             the file that the authors published for a teacher. Defaults to None, which is an error
             when training begins.
         num_tokens (int): Number T of tokens in it. Defaults to 6.
-        weight_masks (bool): Whether the masks are weighted for each image; otherwise all count
-            alike. Defaults to True.
+        weight_masks (bool): Whether the masks are weighted for each image; otherwise all weights
+            are equal. Defaults to True.
         student_masks_begin (int, optional): Iteration of the Runner from which the student's masks
             are used; None for never. Defaults to 7000.
         loss_weight (float): Factor on the loss, published for RetinaNet: 7. Defaults to 1.0.
-        channels (int, optional): Channels of the maps; found by the distiller. Defaults to None,
+        channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
-        level (int): Which of the levels in ``tokens`` this is; given by the distiller. Defaults to
-            0.
+        level (int): Index of the level in ``tokens``; set by the distiller. Defaults to 0.
 
     Raises:
         ConfigError: If an argument is wrong, or ``channels`` is not known.

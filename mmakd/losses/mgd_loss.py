@@ -10,7 +10,7 @@ from .features import FeatureLoss, known_channels
 
 @MODELS.register_module()
 class MGDLoss(FeatureLoss):
-    r"""Has a small network restore the teacher's map from a part of the student's.
+    r"""Restores the teacher's map from a masked student map by a small network.
 
     MGD (arXiv 2205.01529, Eq. 4 and 5): random positions of the student's map are zeroed, the
     same in all channels, and a generator conv3x3-ReLU-conv3x3 fills them in:
@@ -21,10 +21,10 @@ class MGDLoss(FeatureLoss):
     Args:
         alpha_mgd (float): Weight alpha, >= 0. Defaults to 2e-5, published for one-stage
             detectors.
-        lambda_mgd (float): Share lambda in [0, 1) of the positions that are masked. Defaults to
+        lambda_mgd (float): Fraction lambda in [0, 1) of positions that are masked. Defaults to
             0.65.
         loss_weight (float): Factor on the loss beside alpha. Defaults to 1.0.
-        channels (int, optional): Channels of the maps; found by the distiller. Defaults to None,
+        channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Features compared by their Pearson correlation."""
+"""Pearson correlation of features."""
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
@@ -10,8 +10,8 @@ from .features import FeatureLoss
 class PKDLoss(FeatureLoss):
     """Half the mean squared difference of standardised maps (PKD, arXiv 2207.02039, Eq. 4).
 
-    Each channel is brought to zero mean and unit deviation over batch and positions, so only its
-    pattern counts; the loss is then about 1 minus the channels' Pearson correlation.
+    Each channel is standardised over batch and positions, so only its pattern matters; the loss is
+    then about 1 minus the channels' Pearson correlation.
 
     Args:
         loss_weight (float): Factor on the loss. Defaults to 1.0.
