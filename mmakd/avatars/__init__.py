@@ -1,4 +1,4 @@
-"""Avatars: perturbations of the teacher's features, and how far they spread (sigma)."""
+"""Avatars (perturbed teacher features) and their spread (sigma)."""
 from .avatar_variance import AvatarVariance
 from .batch_statistics import BatchStatistics
 from .drop_block import DropBlockPerturbation

@@ -1,4 +1,4 @@
-"""sigma: how far the Avatars spread about the teacher's feature."""
+"""sigma: the spread of the Avatars about the teacher's feature."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..utils.errors import ConfigProblems, check_numbers, is_number
-from .perturbation import Perturbation
+from .perturbation import Perturbation, show_settings
 from .uncertainty import Uncertainty
 
 _STATE = ('running_variance', 'running_weight')
@@ -30,10 +30,10 @@ class AvatarVariance(Uncertainty):
             without a closed form. Defaults to ``'closed_form'``.
         rescale (bool): Whether one detached scalar brings the normalised teacher map of the batch
             to unit root mean square, so that sigma only weights the channels against each other
-            and the drop rate does not act as a temperature. False divides by sigma alone, the
-            paper to the letter. Defaults to True.
-        eps (float): The least ``sigma^2``: with ``rescale`` a fraction of its mean over channels,
-            so that the scale of the features has no influence; without, as it is. Defaults to
+            and the drop rate does not act as a temperature. False only divides by sigma, the paper
+            to the letter. Defaults to True.
+        eps (float): Lower bound of ``sigma^2``: with ``rescale`` a fraction of its mean over
+            channels, which is independent of the features' scale; otherwise absolute. Defaults to
             1e-6.
         channels (int, optional): Channels of the map; found by the distiller. Defaults to None,
             those of the first map.
@@ -79,19 +79,18 @@ class AvatarVariance(Uncertainty):
     @torch.no_grad()
     def update(self, feature: Tensor, perturbation: Perturbation | None,
                avatars: Sequence[Tensor] = ()) -> None:
-        """Take a batch into the running average; see :meth:`Uncertainty.update`.
+        """Add a batch to the running average; see :meth:`Uncertainty.update`.
 
-        A batch that is not finite, or without any position (as of RoIs), leaves it as it is.
+        A batch that is not finite, or empty (no RoI), does not change it.
 
         Args:
             feature (Tensor): Teacher map (N, C, H, W), float32.
-            perturbation (Perturbation | None): What makes the Avatars; needed by
-                ``'closed_form'`` only.
-            avatars (Sequence[Tensor]): The Avatars of the feature; needed by ``'sampled'`` only.
-                Defaults to ().
+            perturbation (Perturbation | None): What makes the Avatars; for ``'closed_form'``.
+            avatars (Sequence[Tensor]): The Avatars of the feature; for ``'sampled'``. Defaults
+                to ().
 
         Raises:
-            ValueError: If the perturbation has no closed form and the estimator asks for it.
+            ValueError: If the estimator needs a closed form and the perturbation has none.
         """
         sums = self._sums(feature, perturbation, avatars)
         if self.training:
@@ -129,7 +128,7 @@ class AvatarVariance(Uncertainty):
 
     def _sums(self, feature: Tensor, perturbation: Perturbation | None,
               avatars: Sequence[Tensor]) -> Tensor:
-        """Sum ``u`` and ``T^2`` per channel, and count positions, since ranks' maps vary in size.
+        """Sum ``u`` and ``T^2`` per channel, and count positions, which differ between ranks.
 
         Returns:
             Tensor: (2 C + 1,).
@@ -164,10 +163,9 @@ class AvatarVariance(Uncertainty):
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(model)``."""
-        return (f'momentum={self.momentum}, estimator={self.estimator!r}, rescale={self.rescale}, '
-                f'eps={self.eps}')
+        return show_settings(self)
 
 
 def _safe_rsqrt(square: Tensor) -> Tensor:
-    """Compute ``1 / sqrt(square)``, and 1 where nothing is there to divide by."""
+    """Compute ``1 / sqrt(square)``, and 1 where ``square`` is 0."""
     return torch.where(square > 0, square, 1.0).rsqrt()

@@ -1,4 +1,4 @@
-"""Standardisation by batch statistics, as the authors released it."""
+"""Standardisation by batch statistics, as in the authors' released code."""
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ from .uncertainty import Uncertainty
 class BatchStatistics(Uncertainty):
     """Standardises the student and each Avatar by its own batch statistics ("released code").
 
-    The authors' published code computes no sigma: an affine-free BatchNorm in train mode brings
-    each map's channels to zero mean and unit deviation over the batch, the student's with
-    gradient. The paper's formula is :class:`AvatarVariance`.
+    The authors' released code computes no sigma. A BatchNorm without affine parameters, in train
+    mode, brings each map's channels to zero mean and unit deviation over the batch; the student's
+    statistics carry gradient. The paper's formula is :class:`AvatarVariance`.
 
     Args:
         eps (float): Added to the variance. Defaults to 1e-5.
@@ -38,6 +38,6 @@ class BatchStatistics(Uncertainty):
         """Standardise a map; see :meth:`Uncertainty.scale`.
 
         Raises:
-            ValueError: If it has one value a channel, and so no variance.
+            ValueError: If the map has one value per channel, and so no variance.
         """
         return F.batch_norm(feature, None, None, training=True, eps=self.eps)

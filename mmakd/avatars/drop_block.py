@@ -11,10 +11,10 @@ from .dropout import DropoutPerturbation
 class DropBlockPerturbation(DropoutPerturbation):
     """Drops square blocks, drawn for each channel (DropBlock, arXiv 1810.12890).
 
-    Unlike the published rule, which only approximates its rate and rescales by the count of what
-    was kept, blocks may start outside the map, so that ``block_size^2`` seeds can drop each
-    element, at the border too. With the seed probability ``1 - (1 - p)^(1 / block_size^2)`` an
-    element is then dropped with probability p exactly, and mean and variance are those of
+    The published rule approximates its rate and rescales by the number of kept elements. Here
+    blocks may start outside the map, so that ``block_size^2`` seeds can drop each element, also at
+    the border. With the seed probability ``1 - (1 - p)^(1 / block_size^2)`` each element is
+    dropped with probability exactly p, and mean and variance are those of
     :class:`DropoutPerturbation`.
 
     Args:
@@ -42,7 +42,3 @@ class DropBlockPerturbation(DropoutPerturbation):
         # A square maximum is a maximum over rows and then over columns: 2 size steps, not size^2.
         dropped = F.max_pool2d(F.max_pool2d(seeds, (size, 1), stride=1), (1, size), stride=1)
         return (1 - dropped).view_as(feature)
-
-    def extra_repr(self) -> str:
-        """Show rate and block in ``print(model)``."""
-        return f'{super().extra_repr()}, block_size={self.block_size}'

@@ -29,7 +29,7 @@ class DropoutPerturbation(Perturbation):
 
     @property
     def rate(self) -> float:
-        """float: The rate in force, ``drop_rate * strength``."""
+        """float: The current rate, ``drop_rate * strength``."""
         rate = self.drop_rate * self.strength
         if not 0 <= rate < 1:
             raise ValueError(f'drop_rate={self.drop_rate} times strength={self.strength} is '
@@ -38,7 +38,7 @@ class DropoutPerturbation(Perturbation):
         return rate
 
     def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:
-        """Draw what is kept.
+        """Draw the mask of kept elements.
 
         Args:
             feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
@@ -65,17 +65,13 @@ class DropoutPerturbation(Perturbation):
         """Compute ``p / (1 - p) T^2``; see :meth:`Perturbation.variance`."""
         return feature.square() * (self.rate / (1 - self.rate))
 
-    def extra_repr(self) -> str:
-        """Show the rate in ``print(model)``."""
-        return f'drop_rate={self.drop_rate}'
-
 
 @MODELS.register_module()
 class ChannelDropoutPerturbation(DropoutPerturbation):
     """Drops whole channels of an image, as in spatial dropout (arXiv 1411.4280).
 
-    Mean and variance of an element are those of :class:`DropoutPerturbation`; the elements of a
-    channel fall together.
+    Mean and variance of an element are those of :class:`DropoutPerturbation`; all elements of a
+    channel are dropped together.
 
     Args:
         drop_rate (float): Probability in [0, 1) that a channel is dropped. Defaults to 0.1.
@@ -85,6 +81,6 @@ class ChannelDropoutPerturbation(DropoutPerturbation):
     """
 
     def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:
-        """Draw one value a channel; see :meth:`DropoutPerturbation.keep_mask`."""
+        """Draw one value per channel; see :meth:`DropoutPerturbation.keep_mask`."""
         shape = feature.shape[:2] + (1, ) * (feature.dim() - 2)
         return feature.new_empty(shape).bernoulli_(1 - self.rate, generator=generator)

@@ -12,9 +12,9 @@ class GaussianNoisePerturbation(Perturbation):
     """Adds independent Gaussian noise: ``A = T + s e``, so ``E[(A - T)^2] = s^2``.
 
     Args:
-        std (float): Deviation s >= 0. Defaults to 0.1.
-        relative (bool): Whether ``std`` counts in units of the root mean square of each image's
-            channel (over its positions) instead of the feature's own unit. Defaults to True.
+        std (float): Standard deviation s >= 0. Defaults to 0.1.
+        relative (bool): Whether ``std`` is relative to the root mean square of each image's
+            channel over its positions, not absolute. Defaults to True.
 
     Raises:
         ConfigError: If ``std`` is negative.
@@ -41,7 +41,3 @@ class GaussianNoisePerturbation(Perturbation):
         # In float16 a square is soon infinite, or zero.
         precise = feature.to(torch.promote_types(feature.dtype, torch.float32))
         return noise.mul_(self.variance(precise).sqrt()).add_(feature)
-
-    def extra_repr(self) -> str:
-        """Show the deviation in ``print(model)``."""
-        return f'std={self.std}, relative={self.relative}'

@@ -1,14 +1,21 @@
-"""What every perturbation is."""
+"""Base class of perturbations."""
 from abc import abstractmethod
 
 from torch import Generator, Tensor, nn
 
 
+def show_settings(module: nn.Module) -> str:
+    """List the numbers and names that a component was built with, for ``print(model)``."""
+    return ', '.join(f'{name}={value!r}' for name, value in vars(module).items()
+                     if isinstance(value, (int, float, str)) and name != 'training'
+                     and not name.startswith('_'))
+
+
 class Perturbation(nn.Module):
     """Makes Avatars of a feature map (AKD, arXiv 2305.02722).
 
-    A perturbation acts alike in train and eval mode and is unbiased: the mean of its Avatars is
-    the feature.
+    A perturbation is the same in train and eval mode, and unbiased: the mean of its Avatars is the
+    feature.
 
     Attributes:
         strength (float): Factor on the nominal rate or deviation, scheduled by
@@ -26,7 +33,7 @@ class Perturbation(nn.Module):
         Args:
             feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
             generator (torch.Generator, optional): Source of randomness, on the feature's device.
-                Defaults to None, torch's global one.
+                Defaults to None, torch's global generator.
 
         Returns:
             Tensor: The Avatar, of the feature's shape and dtype.
@@ -39,7 +46,11 @@ class Perturbation(nn.Module):
             feature (Tensor): Teacher map (N, C, H, W) or vectors (N, C).
 
         Returns:
-            Tensor | None: Elementwise expectation, broadcastable to the feature; None where there
-            is no closed form.
+            Tensor | None: Elementwise expectation, broadcastable to the feature; None without a
+            closed form.
         """
         return None
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return show_settings(self)

@@ -1,4 +1,4 @@
-"""From the config of a distiller to its networks and tasks, noting every problem on the way."""
+"""Build networks and tasks from the config of a distiller, and collect all problems."""
 from typing import Any
 
 from mmengine.model import BaseModel
@@ -18,7 +18,7 @@ def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> Bas
 
     Args:
         cfg (str | dict): What :func:`mmakd.utils.references.resolve_model` takes.
-        data_preprocessor (dict, optional): Config of its ``data_preprocessor`` where ``cfg`` names
+        data_preprocessor (dict, optional): Config of its ``data_preprocessor`` if ``cfg`` has
             none. Defaults to None.
 
     Returns:
@@ -40,13 +40,10 @@ def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> Bas
 
 
 def published_checkpoint(teacher: str | dict) -> str:
-    """Find the weights of a teacher whose ``teacher_ckpt`` is ``'auto'``.
+    """Find the address of the weights, for ``teacher_ckpt='auto'``.
 
     Args:
         teacher (str | dict): The config key ``teacher``.
-
-    Returns:
-        str: Address of the checkpoint.
 
     Raises:
         ConfigError: If there is none.
@@ -60,16 +57,13 @@ def published_checkpoint(teacher: str | dict) -> str:
 
 def read_taps(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
               problems: ConfigProblems) -> dict[str, TapPair]:
-    """Read where each task taps the two networks.
+    """Read the taps of each task in the two networks; tasks with wrong taps are left out.
 
     Args:
         distill (dict[str, dict]): Configs of the tasks.
         student (BaseModel): The student.
         teacher (BaseModel): The teacher.
-        problems (ConfigProblems): Takes what is wrong.
-
-    Returns:
-        dict[str, TapPair]: The taps of each task, without the tasks whose taps are wrong.
+        problems (ConfigProblems): Collects the problems.
     """
     pairs = {}
     for name, cfg in distill.items():
@@ -87,13 +81,10 @@ def build_tasks(distill: dict[str, Any], pairs: dict[str, TapPair], student: Bas
 
     Args:
         distill (dict[str, dict]): Configs of the tasks.
-        pairs (dict[str, TapPair]): What :func:`read_taps` found.
+        pairs (dict[str, TapPair]): Result of :func:`read_taps`.
         student (BaseModel): The student.
         teacher (BaseModel): The teacher.
-        problems (ConfigProblems): Takes what is wrong.
-
-    Returns:
-        nn.ModuleDict: The tasks by name.
+        problems (ConfigProblems): Collects the problems.
     """
     tasks = nn.ModuleDict()
     maps = dry_run(student, teacher, pairs, problems)

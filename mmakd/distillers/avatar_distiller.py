@@ -1,4 +1,4 @@
-"""The model that is trained: a student that learns from a frozen teacher as well."""
+"""The model that is trained: a student that also learns from a frozen teacher."""
 from __future__ import annotations
 
 import logging
@@ -39,9 +39,9 @@ class AvatarDistiller(StudentModel):
     """Trains a student with its own losses and with distillation tasks.
 
     To the rest of MMEngine the model *is* the student, see
-    :class:`mmakd.distillers.student_model.StudentModel`. Adapters and losses sit under one more
-    child, ``distiller``. The teacher is no submodule. The host waits for the device once a step,
-    beside what the student waits for. Source: Avatar Knowledge Distillation (arXiv 2305.02722).
+    :class:`mmakd.distillers.student_model.StudentModel`. Adapters and losses are in one additional
+    child, ``distiller``. The teacher is not a submodule. Distillation makes the host wait for the
+    device once per step. Source: Avatar Knowledge Distillation (arXiv 2305.02722).
 
     Args:
         student (str | dict): A model dict, a config path, ``'mmdet::name.py'`` or
@@ -61,22 +61,21 @@ class AvatarDistiller(StudentModel):
             teacher's forward pass. Defaults to None, that of the student's step.
         inherit (Sequence[str]): Parts of the student, such as ``['neck', 'bbox_head']``, that
             start from the teacher's weights where names and shapes agree. Defaults to ().
-        skip_nonfinite (bool): Whether a step with a feature or a loss that is not finite goes
-            without distillation, and is counted in the log as ``distill.skipped_steps``, instead
-            of ending the training. Defaults to False.
-        data_preprocessor (dict, optional): What the Runner hands to every model where the config
-            has this key at its top level, as mmseg's have: used for a student that names none.
-            Defaults to None.
+        skip_nonfinite (bool): Whether a step with a non-finite feature or loss runs without
+            distillation, and is counted in the log as ``distill.skipped_steps``, instead of ending
+            the training. Defaults to False.
+        data_preprocessor (dict, optional): The config's top-level ``data_preprocessor``, which the
+            Runner passes to every model; for a student that has none. Defaults to None.
 
     Attributes:
         student (BaseModel): The plain student.
         teacher (nn.Module): The frozen teacher network.
-        frozen_teacher (Teacher): It with its checkpoint and precision.
-        taps (dict[str, TapPair]): Where each task taps the two.
+        frozen_teacher (Teacher): The teacher with its checkpoint and precision.
+        taps (dict[str, TapPair]): The taps of each task.
         distiller (nn.ModuleDict): The tasks by name.
 
     Raises:
-        ConfigError: With all problems at once, if anything does not fit.
+        ConfigError: With all problems at once, if the config is wrong.
     """
 
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
@@ -128,7 +127,7 @@ class AvatarDistiller(StudentModel):
 
     @same_on_all_ranks()
     def init_weights(self) -> None:
-        """Initialise the student as in plain training, then ours, and load the teacher.
+        """Initialise the student as in plain training, then our modules, and load the teacher.
 
         A second call does nothing, as everywhere in MMEngine.
 
@@ -163,10 +162,10 @@ class AvatarDistiller(StudentModel):
     @torch.compiler.disable(recursive=False)
     def forward(self, inputs: Tensor, data_samples: list | None = None,
                 mode: str = 'tensor') -> Any:
-        """Run the student; in mode ``'loss'`` compare it with the teacher too.
+        """Run the student; in mode ``'loss'`` also compare it with the teacher.
 
-        Where MMEngine's config key ``compile`` is set, the student is compiled up to and behind
-        its taps; teacher and tasks run as they are.
+        With MMEngine's config key ``compile``, the student is compiled before and after its taps;
+        teacher and tasks are not compiled.
 
         Args:
             inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
@@ -178,9 +177,9 @@ class AvatarDistiller(StudentModel):
             ``distill.loss_<task>`` for each task.
 
         Raises:
-            FloatingPointError: If a tapped feature or a distillation loss is not finite on any
-                rank, on all of them. In float16 training only the teacher's features count: where
-                the student's overflow, the gradient scaler leaves the step out.
+            FloatingPointError: On all ranks, if a tapped feature or a distillation loss is not
+                finite on any of them. In float16 training only the teacher's features count; if
+                the student's overflow, the gradient scaler skips the step.
             ConfigError: If the student cannot be trained in bfloat16.
         """
         if mode != 'loss':
@@ -193,7 +192,7 @@ class AvatarDistiller(StudentModel):
     @torch.compiler.disable
     def _distill(self, maps: dict[str, tuple[list[Tensor], list[Tensor]]], inputs: Tensor,
                  data_samples: list | None) -> dict[str, Tensor]:
-        """Compute the loss of each task, zero for those that rest and in a step that is skipped.
+        """Compute the loss of each task; zero if the task is off or the step is skipped.
 
         The host waits for the device once, to see whether everything is finite.
         """
@@ -211,7 +210,7 @@ class AvatarDistiller(StudentModel):
         return logged
 
     def _is_forgiven(self, found: list[str], inputs: Tensor) -> bool:
-        """Tell whether the scaler of float16 training takes care of it, as in plain training."""
+        """Tell whether the gradient scaler handles the overflow, as in plain training."""
         one = inputs.new_ones(1, 1, dtype=torch.float32)
         if (self._skip_nonfinite or torch.mm(one, one).dtype != torch.float16
                 or any(name.startswith('the teacher') for name in found)):
@@ -235,7 +234,7 @@ class AvatarDistiller(StudentModel):
     @torch.compiler.disable(recursive=False)
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
                          mode: str) -> tuple[Any, dict[str, tuple[list[Tensor], list[Tensor]]]]:
-        """Run the student, and the teacher as far as the tasks need it.
+        """Run the student, and the teacher up to the taps of the tasks.
 
         Args:
             tasks (Iterable[str]): Names of tasks; for none the teacher does not run.
@@ -267,7 +266,7 @@ class AvatarDistiller(StudentModel):
 
 
 def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
-    """Give zero, without any part in the student's gradient."""
+    """Return zero, without effect on the student's gradient."""
     zero = inputs.new_zeros((), dtype=torch.float32)
     if is_distributed():
         # DDP waits for a gradient of every parameter; elsewhere none at all is exactly plain
@@ -278,17 +277,16 @@ def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
 
 def _name_maps(pairs: dict[str, TapPair], maps: dict[str, tuple[list[Tensor], list[Tensor]]]
                ) -> dict[str, Tensor]:
-    return {f"the {side}'s tap {tap!r} (map {level})": feature
+    return {f"the {side}'s tap {getattr(pairs[name], side)!r} (map {level})": feature
             for name, of_task in maps.items()
-            for side, tap, features in zip(('student', 'teacher'), pairs[name].taps, of_task)
+            for side, features in zip(('student', 'teacher'), of_task)
             for level, feature in enumerate(features)}
 
 
 def _find_nonfinite(tensors: dict[str, Tensor]) -> list[str]:
-    """Find out which values are not finite on any rank.
+    """Find values that are not finite on any rank.
 
-    Every rank gets the same answer, so that all take the same decision and none waits for the
-    others.
+    Every rank gets the same answer, so that all decide alike and none waits for the others.
 
     Args:
         tensors (dict[str, Tensor]): Values by a name for messages; the same names on all ranks.

@@ -1,4 +1,4 @@
-"""From student channels to teacher channels."""
+"""Adapter from student channels to teacher channels."""
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -8,17 +8,17 @@ from ..utils.errors import ConfigError
 
 @MODELS.register_module()
 class ConvAdapter(BaseModule):
-    """Convolution that brings a student map to the teacher's channels.
+    """Convolution from the student's channels to the teacher's.
 
     Args:
         in_channels (int): Channels of the student map; found by the distiller.
         out_channels (int): Channels of the teacher map; found by the distiller.
-        kernel_size (int): Odd size of the kernel. Defaults to 1.
+        kernel_size (int): Kernel size, odd. Defaults to 1.
         init_cfg (dict | list[dict], optional): MMEngine initialisation. Defaults to None, torch's
             own.
 
     Raises:
-        ConfigError: If ``kernel_size`` is even, which would change the size of the map.
+        ConfigError: If ``kernel_size`` is even, which would change the map's size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1,

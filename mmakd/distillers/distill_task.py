@@ -1,4 +1,4 @@
-"""One distillation task: what is compared, where, and how."""
+"""One distillation task: taps, adapters and losses."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,23 +43,23 @@ def task_taps(cfg: dict) -> tuple[str, str]:
 
 
 class DistillTask(nn.Module):
-    """Adapters and losses of one named task, one of each a level.
+    """Adapters and losses of one named task, one of each per level.
 
     Args:
         name (str): Name of the task, mixed into the seeds of its Avatars.
         student_maps (Sequence[Tensor]): Maps (N, C, H, W) or vectors (N, C) of the student's tap
             on a small image.
         teacher_maps (Sequence[Tensor]): Those of the teacher's tap.
-        loss (dict): Config of the loss, built once a level, with ``channels`` (of the teacher's
-            map) and ``level`` (the map's number among the teacher's) where its type has these
+        loss (dict): Config of the loss, built once per level, with ``channels`` (of the teacher's
+            map) and ``level`` (the map's index among the teacher's) if its type has these
             arguments.
-        adapter (dict | str, optional): Config of what maps student channels to teacher channels,
-            built once a level with ``in_channels`` and ``out_channels``; ``'auto'`` for a
-            ``ConvAdapter`` where channels differ; None for none. Defaults to ``'auto'``.
-        resize (bool): Whether the student's maps are resized bilinearly to the teacher's where
-            their sizes differ. Defaults to False.
-        levels (Sequence[int], optional): The levels compared. Defaults to None, all.
-        data_samples (list, optional): Data samples of two images, with which the loss is tried.
+        adapter (dict | str, optional): Config of the adapter from student to teacher channels,
+            built once per level with ``in_channels`` and ``out_channels``; ``'auto'`` for a
+            ``ConvAdapter`` where channels differ; None for no adapter. Defaults to ``'auto'``.
+        resize (bool): Whether to resize the student's maps bilinearly where sizes differ. Defaults
+            to False.
+        levels (Sequence[int], optional): The compared levels. Defaults to None, all.
+        data_samples (list, optional): Data samples of two images, for a trial of the loss.
             Defaults to None.
 
     Attributes:
@@ -98,7 +98,7 @@ class DistillTask(nn.Module):
 
     @property
     def loss_weight(self) -> float:
-        """float: The weight of its loss at present; 0 where the task has no effect."""
+        """float: The current weight of its loss; 0 if the task has no effect."""
         return self.weight_factor * getattr(self.losses[0], 'loss_weight', 1.0)
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
@@ -144,7 +144,7 @@ class DistillTask(nn.Module):
     @torch.no_grad()
     def _try(self, level: int, student_map: Tensor, teacher_map: Tensor,
              data_samples: list | None) -> None:
-        """Run one level once, to find what does not fit and to size what is sized at first use."""
+        """Run one level once, to find mismatches and to size lazily sized parts."""
         loss = self.losses[level].eval()
         self.adapters[level].eval()
         try:

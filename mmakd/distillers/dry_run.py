@@ -1,4 +1,4 @@
-"""One run of both networks on a small image, which shows what their taps give."""
+"""One run of both networks on a small image, to find the shapes at their taps."""
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -22,18 +22,15 @@ _Result = TypeVar('_Result')
 
 
 def on_small_image(run: Callable[[tuple[int, int]], _Result], *networks: BaseModel) -> _Result:
-    """Run networks on a small image, or where one takes none, on one as large as in training.
+    """Run networks in eval mode on a small image or, if one fails, on an image of training size.
 
-    They are in eval mode for it. Position embeddings as those of BEiT fit one size only, and
-    DINO's queries need many positions. That size is the first that a ``data_preprocessor`` names
-    as ``size``, or else a backbone as ``img_size``; 512 x 512 where none names any.
+    Position embeddings as in BEiT fit one size only, and DINO's queries need many positions. The
+    training size is the first ``size`` of a ``data_preprocessor``, or else the first ``img_size``
+    of a backbone, or else 512 x 512.
 
     Args:
         run (Callable): Runs them, given height and width of the image.
-        *networks (BaseModel): The networks, the one that is trained first.
-
-    Returns:
-        Any: What ``run`` returns.
+        *networks (BaseModel): The networks; the one that is trained comes first.
     """
     training = [network.training for network in networks]
     try:
@@ -63,12 +60,12 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
     Args:
         student (BaseModel): The student.
         teacher (BaseModel): The teacher.
-        pairs (Mapping[str, TapPair]): Where each task taps them.
-        problems (ConfigProblems): Takes what is wrong.
+        pairs (Mapping[str, TapPair]): The taps of each task.
+        problems (ConfigProblems): Collects the problems.
 
     Returns:
-        dict[str, tuple[list[Tensor], list[Tensor]]]: Maps of student and teacher by task, without
-        the tasks whose taps cannot be read.
+        dict[str, tuple]: Maps of student and teacher by task; tasks with unreadable taps are left
+        out.
     """
     if not pairs:
         return {}
@@ -117,16 +114,7 @@ def _as_problem() -> Iterator[None]:
 
 def dry_run_samples(network: BaseModel, number: int,
                     size: tuple[int, int] = SMALL) -> list[BaseDataElement]:
-    """Make data samples for images of the dry run.
-
-    Args:
-        network (BaseModel): A detector, whose samples have a box each, or a segmentor.
-        number (int): How many.
-        size (tuple[int, int]): Height and width of the images. Defaults to that of a small one.
-
-    Returns:
-        list[BaseDataElement]: The samples.
-    """
+    """Make data samples for the dry run; those of a detector have a box."""
     samples = [BaseDataElement(metainfo=dict(
         ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
         scale_factor=(1.0, 1.0))) for _ in range(number)]

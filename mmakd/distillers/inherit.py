@@ -1,4 +1,4 @@
-"""Starting parts of the student from the teacher's weights."""
+"""Start parts of the student from the teacher's weights."""
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +20,7 @@ def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str])
         list[str]: Keys of the state dict whose name and shape are the same.
 
     Raises:
-        ConfigError: If a part is no module of both, or has no such key.
+        ConfigError: If a part is not a module of both, or has no such key.
     """
     if not isinstance(parts, (list, tuple)):
         raise ConfigError(f"inherit={parts!r}: expected a list of module names, e.g. ['neck']")
@@ -48,13 +48,7 @@ def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str])
 
 @torch.no_grad()
 def inherit(student: nn.Module, teacher: nn.Module, parts: Sequence[str]) -> None:
-    """Copy weights of the teacher into the student, and log which.
-
-    Args:
-        student (nn.Module): The student.
-        teacher (nn.Module): The teacher, its weights loaded.
-        parts (Sequence[str]): Dotted paths of modules, such as ``'neck'``.
-    """
+    """Copy the :func:`inherited_keys` of a loaded teacher into the student, and log them."""
     keys = inherited_keys(student, teacher, parts)
     own, given = student.state_dict(), teacher.state_dict()
     for key in keys:

@@ -1,4 +1,4 @@
-"""Learning the tokens that MasKDLoss compares by."""
+"""Learn the tokens that MasKDLoss needs."""
 from __future__ import annotations
 
 import itertools
@@ -21,32 +21,32 @@ from .teacher import Teacher
 
 @MODELS.register_module()
 class MaskTokenLearner(BaseModel):
-    """Learns which positions of its maps a teacher needs.
+    """Learns which positions of its maps a teacher needs (first stage of MasKD).
 
-    First stage of MasKD (arXiv 2205.14589, Section 3.2): at the tap each map is replaced by what
-    the masks of its tokens keep of it, and the frozen teacher's own loss behind it teaches the
-    tokens; a Dice term keeps the masks of a map apart. In mode ``'predict'`` the teacher works on
-    the masked maps, so that validation shows how much the masks keep.
+    Source: MasKD (arXiv 2205.14589, Section 3.2). At the tap each map is masked by its tokens,
+    which learn from the frozen teacher's own loss on the masked maps; a Dice term keeps the masks
+    of a map apart. In mode ``'predict'`` the teacher also runs on the masked maps, so validation
+    shows how much the masks keep.
 
-    The checkpoint holds the tokens and nothing else; :class:`mmakd.losses.MasKDLoss` reads it.
+    The checkpoint holds only the tokens; :class:`mmakd.losses.MasKDLoss` reads it.
 
     Args:
         teacher (str | dict): The teacher, as in :class:`mmakd.distillers.AvatarDistiller`.
         teacher_ckpt (str, optional): Its weights, likewise. Defaults to ``'auto'``.
-        tap (str): Dotted path of the module whose maps are masked, all of them used by what comes
-            after; the task with the ``MasKDLoss`` taps the teacher there too. Defaults to
+        tap (str): Dotted path of the module whose maps are masked. The teacher must use all of
+            them, and the task with the ``MasKDLoss`` must tap the same module. Defaults to
             ``'neck'``.
-        num_tokens (int): Tokens a map. Defaults to 6.
+        num_tokens (int): Tokens per map. Defaults to 6.
         weight_masks (bool): Whether to learn a weighting of the masks for each image. Defaults to
             True.
         dice_weight (float): Weight of the Dice term, >= 0. Defaults to 1.0.
 
     Attributes:
         teacher (nn.Module): The frozen teacher network.
-        frozen_teacher (Teacher): It with its checkpoint.
+        frozen_teacher (Teacher): The teacher with its checkpoint.
 
     Raises:
-        ConfigError: With all problems at once, if anything does not fit.
+        ConfigError: With all problems at once, if an argument is wrong.
     """
 
     def __init__(self, teacher: str | dict, teacher_ckpt: str | None = 'auto', tap: str = 'neck',
@@ -126,10 +126,11 @@ class MaskTokenLearner(BaseModel):
 
 
 def _set_training(network: nn.Module) -> None:
-    """Have a network compute its loss, without dropout and with the statistics that it has.
+    """Set a network to compute its loss, but without dropout and with fixed statistics.
 
-    Some heads, such as those of RepPoints and FCOS, give their loss other outputs than their
-    prediction. What is random or keeps statistics are single layers, and torch's attention.
+    Some heads, such as those of RepPoints and FCOS, have other outputs for loss than for
+    prediction, so they must be in train mode. Only single layers, and torch's attention, draw
+    random numbers or keep statistics.
     """
     for module in network.modules():
         module.training = (next(module.children(), None) is not None
@@ -137,13 +138,13 @@ def _set_training(network: nn.Module) -> None:
 
 
 class _Masker:
-    """Forward hook that masks the maps of a module, whatever holds them.
+    """Forward hook that masks the maps of a module, in any container.
 
     Args:
         mask_modules (nn.ModuleList): Tokens of each level.
 
     Attributes:
-        overlaps (list[Tensor]): How alike the masks of each map are.
+        overlaps (list[Tensor]): Similarity of the masks of each map.
     """
 
     def __init__(self, mask_modules: nn.ModuleList) -> None:

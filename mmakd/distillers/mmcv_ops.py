@@ -1,4 +1,4 @@
-"""Layers with kernels of mmcv's own, which take no bfloat16."""
+"""Layers with mmcv's own kernels, which do not support bfloat16."""
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,28 +11,14 @@ from ..utils.errors import ConfigError, describe
 
 
 def mmcv_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Find the layers of ``mmcv.ops``, such as deformable convolutions and RoIAlign.
-
-    Args:
-        network (nn.Module): A network.
-
-    Returns:
-        dict[str, nn.Module]: The layers by name.
-    """
+    """Find the layers of ``mmcv.ops``, such as deformable convolutions and RoIAlign, by name."""
     return {name: module for name, module in network.named_modules()
             if type(module).__module__.startswith('mmcv.ops')}
 
 
 @contextmanager
 def float32_instead_of_bfloat16(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Run layers in float32, without autocast, where they would be given bfloat16.
-
-    Args:
-        layers (Iterable[nn.Module]): Layers of a network whose forward pass is the block.
-
-    Yields:
-        None: Outside the block they are as they were.
-    """
+    """In the block, run layers in float32 without autocast if their input is bfloat16."""
     layers = list(layers)
     for layer in layers:
         layer.forward = partial(_run_in_float32, layer.forward)
@@ -59,13 +45,10 @@ def _to_float(value: Any) -> Any:
 
 @contextmanager
 def explain_bfloat16(student: nn.Module) -> Iterator[None]:
-    """Say what to do where a student's training fails in bfloat16, with or without a teacher.
-
-    Args:
-        student (nn.Module): The student, whose forward pass is the block.
+    """Explain an error of the block that comes from training the student in bfloat16.
 
     Raises:
-        ConfigError: If an operation in the block takes no bfloat16.
+        ConfigError: If an operation in the block does not support bfloat16.
     """
     try:
         yield

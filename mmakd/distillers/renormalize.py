@@ -1,4 +1,4 @@
-"""From the student's image normalisation to the teacher's."""
+"""Convert the student's image normalisation to the teacher's."""
 from typing import Any
 
 import torch
@@ -12,29 +12,14 @@ def _affine(preprocessor: Any) -> tuple[Tensor | float, Tensor | float]:
 
 
 def swaps_channels(preprocessor: nn.Module) -> bool:
-    """Tell whether a data preprocessor turns the order of the channels round.
-
-    Args:
-        preprocessor (nn.Module): The ``data_preprocessor``.
-
-    Returns:
-        bool: Whether it makes RGB of BGR or the other way round.
-    """
+    """Tell whether a ``data_preprocessor`` swaps RGB and BGR."""
     # mmsegmentation 1.2 has the name without the underscore.
     return any(getattr(preprocessor, name, False)
                for name in ('_channel_conversion', 'channel_conversion'))
 
 
 def same_normalization(student: nn.Module, teacher: nn.Module) -> bool:
-    """Tell whether two data preprocessors normalise alike.
-
-    Args:
-        student (nn.Module): The student's ``data_preprocessor``.
-        teacher (nn.Module): The teacher's.
-
-    Returns:
-        bool: Whether mean, std and channel order agree.
-    """
+    """Tell whether mean, std and channel order of two ``data_preprocessor`` agree."""
     pairs = zip(_affine(student), _affine(teacher))
     alike = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
     return alike and swaps_channels(student) == swaps_channels(teacher)
@@ -46,8 +31,8 @@ def renormalize(inputs: Tensor, data_samples: list | None, student: nn.Module,
 
     Args:
         inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
-        data_samples (list, optional): Their data samples; ``img_shape`` tells what is padding,
-            which stays zero.
+        data_samples (list, optional): Their data samples; padding, outside ``img_shape``, stays
+            zero.
         student (nn.Module): The student's ``data_preprocessor``.
         teacher (nn.Module): The teacher's.
 

@@ -1,4 +1,4 @@
-"""RoI heads of two-stage detectors, where student and teacher look at the student's RoIs."""
+"""RoI heads of two-stage detectors, compared on the student's RoIs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from ..utils.errors import ConfigError
 
 
 class RoIBranch(NamedTuple):
-    """One branch of a RoI head.
+    """One branch of the RoI head of a two-stage detector.
 
     Attributes:
         kind (str): ``'bbox'`` or ``'mask'``.
@@ -23,23 +23,16 @@ class RoIBranch(NamedTuple):
     stage: int | None
 
     def extractor(self, model: Any) -> nn.Module:
-        """Find the module that cuts the RoIs out of the feature maps.
-
-        Args:
-            model (BaseModel): A two-stage detector.
-
-        Returns:
-            nn.Module: Called with feature maps and RoIs (R, 5).
-        """
+        """Find the RoI extractor, which is called with feature maps and RoIs (R, 5)."""
         extractor = getattr(model.roi_head, f'{self.kind}_roi_extractor')
         return extractor if self.stage is None else extractor[self.stage]
 
     def run(self, model: Any, feature_maps: Sequence[Tensor], rois: Tensor) -> None:
-        """Run the branch.
+        """Run the branch on the maps of the neck.
 
         Args:
-            model (BaseModel): A two-stage detector.
-            feature_maps (Sequence[Tensor]): What its neck gave.
+            model (BaseModel): The detector.
+            feature_maps (Sequence[Tensor]): Maps (N, C, H, W).
             rois (Tensor): RoIs (R, 5): image in the batch, x1, y1, x2, y2.
         """
         forward = getattr(model.roi_head, f'_{self.kind}_forward')
@@ -51,19 +44,11 @@ class RoIBranch(NamedTuple):
 
 
 def find_branch(model: Any, key: str, tap: str) -> RoIBranch | None:
-    """Find the branch of the RoI head in which a tap lies.
-
-    Args:
-        model (BaseModel): A detector or a segmentor.
-        key (str): The config key of the tap, for the message.
-        tap (str): Dotted path of a module.
-
-    Returns:
-        RoIBranch | None: None for a tap elsewhere.
+    """Find the branch of the RoI head in which a tap lies; None for a tap elsewhere.
 
     Raises:
-        ConfigError: If the tap is no layer of one stage, or the mask branch has no RoIs of its
-            own.
+        ConfigError: If the tap is not a layer of one stage, or the mask branch has no RoIs of
+            its own.
     """
     head, _, path = tap.partition('.')
     if head != 'roi_head' or not path:
@@ -83,14 +68,10 @@ def find_branch(model: Any, key: str, tap: str) -> RoIBranch | None:
 
 
 class RoIRecorder:
-    """Records the RoIs that a detector looks at while a ``with`` block runs.
-
-    Args:
-        model (BaseModel): A two-stage detector, where there are branches.
-        branches (Iterable[RoIBranch]): Branches of its RoI head.
+    """Records the RoIs of branches of a detector while a ``with`` block runs.
 
     Attributes:
-        rois (dict[RoIBranch, list[Tensor]]): RoIs (R, 5) of each branch, one a call.
+        rois (dict[RoIBranch, list[Tensor]]): RoIs (R, 5) of each branch, one per call.
     """
 
     def __init__(self, model: Any, branches: Iterable[RoIBranch]) -> None:

@@ -1,4 +1,4 @@
-"""A model that is, to the rest of MMEngine, its student."""
+"""A model that MMEngine sees as its student."""
 from __future__ import annotations
 
 from typing import Any
@@ -26,7 +26,7 @@ class StudentModel(BaseModel):
         BaseModule.__init__(self)
 
     def share_tables(self, student: BaseModel) -> None:
-        """Take over the student's parameters, buffers, children and mode.
+        """Share the student's parameters, buffers, children and mode.
 
         Args:
             student (BaseModel): The student.
@@ -42,7 +42,7 @@ class StudentModel(BaseModel):
         self.register_load_state_dict_post_hook(_accept_plain_student)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Add a child, to the student as well (SyncBN conversion replaces children this way)."""
+        """Add a child also to the student (SyncBN conversion replaces children this way)."""
         super().add_module(name, module)
         if name != 'distiller':
             self.student.add_module(name, module)
@@ -86,7 +86,7 @@ class StudentModel(BaseModel):
 
 
 def _accept_plain_student(model: nn.Module, incompatible_keys: Any) -> None:
-    """Let a plain student's checkpoint load: our parts then keep their values."""
+    """Accept a plain student's checkpoint; our parts then keep their values."""
     missing = incompatible_keys.missing_keys
     own = {key for key in model.state_dict() if key.startswith('distiller.')}
     if own and own <= set(missing):

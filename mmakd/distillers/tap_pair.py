@@ -1,4 +1,4 @@
-"""Where a task taps student and teacher, and how the two are run to there."""
+"""The taps of a task in student and teacher, and how the teacher's RoI heads run."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
@@ -21,32 +21,19 @@ class TapPair:
         student (str): Dotted path of the student's module.
         teacher (str): Dotted path of the teacher's module.
         branches (tuple[RoIBranch, RoIBranch], optional): The branches of the two RoI heads in
-            which they lie. Defaults to None, outside RoI heads.
+            which the taps are. Defaults to None, outside RoI heads.
     """
 
     student: str
     teacher: str
     branches: tuple[RoIBranch, RoIBranch] | None = None
 
-    @property
-    def taps(self) -> tuple[str, str]:
-        """tuple[str, str]: Paths of the student's and of the teacher's module."""
-        return self.student, self.teacher
-
 
 def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str]) -> TapPair:
-    """Check a task's taps against the networks.
-
-    Args:
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher.
-        taps (tuple[str, str]): Paths of the student's and of the teacher's module.
-
-    Returns:
-        TapPair: The pair.
+    """Check the two paths of a task against the networks.
 
     Raises:
-        ConfigError: If one is no module, or only one of them lies in a RoI head.
+        ConfigError: If one is not a module, or only one of them is in a RoI head.
     """
     keys = ('tap', 'tap') if taps[0] == taps[1] else ('student_tap', 'teacher_tap')
     sides = ('student', 'teacher')
@@ -70,14 +57,9 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str])
 
 
 def dense_taps(teacher: BaseModel, pairs: Collection[TapPair]) -> set[str]:
-    """List what a teacher is tapped at before its RoI head runs.
+    """List the paths at which a teacher is tapped before its RoI head runs.
 
-    Args:
-        teacher (BaseModel): The teacher.
-        pairs (Collection[TapPair]): The taps.
-
-    Returns:
-        set[str]: Paths outside RoI heads, and what a RoI head takes its features from.
+    They are the taps outside RoI heads, and the modules whose features a RoI head uses.
     """
     taps = {pair.teacher for pair in pairs if not pair.branches}
     return taps | {_roi_input(teacher)} if any(pair.branches for pair in pairs) else taps
@@ -89,12 +71,12 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
 
     Args:
         teacher (BaseModel): The teacher.
-        pairs (Collection[TapPair]): The taps; those outside RoI heads are passed over.
-        dense (FeatureTaps): What the teacher gave at its :func:`dense_taps`.
-        recorder (RoIRecorder): What the student looked at.
+        pairs (Collection[TapPair]): The taps.
+        dense (FeatureTaps): The teacher's features at its :func:`dense_taps`.
+        recorder (RoIRecorder): The student's RoIs.
 
     Returns:
-        dict[TapPair, FeatureTaps]: What the taps in RoI heads gave.
+        dict[TapPair, FeatureTaps]: The features of the taps in RoI heads.
     """
     features: dict[TapPair, FeatureTaps] = {}
     for pair in pairs:
@@ -109,11 +91,7 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
 
 
 def check_gradient(pairs: Mapping[str, TapPair], taps: FeatureTaps) -> None:
-    """Check that each task's gradient reaches the student, which no loss would show.
-
-    Args:
-        pairs (Mapping[str, TapPair]): Where each task taps the networks.
-        taps (FeatureTaps): What the student gave.
+    """Check that each task's gradient reaches the student; the losses would not show it.
 
     Raises:
         ConfigError: If all maps of a task carry no gradient where gradients are computed.

@@ -1,4 +1,4 @@
-"""Taps: where features are read from a network."""
+"""Taps: modules whose outputs are read from a network."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -14,15 +14,15 @@ class FeatureTaps:
     """Records the outputs of modules while a ``with`` block runs.
 
     A module that returns several tensors, or is called several times, gives a list of maps. The
-    hooks are removed at the end of the block, so a network carries none when it is copied or
-    saved; the features live as long as this object.
+    hooks are removed at the end of the block, so none are copied or saved with the network. The
+    features live as long as this object.
 
     Args:
         model (nn.Module): The network.
         taps (Iterable[str]): Dotted paths of modules.
 
     Attributes:
-        features (dict[str, list[Tensor]]): What each tap gave.
+        features (dict[str, list[Tensor]]): The features by path.
     """
 
     def __init__(self, model: nn.Module, taps: Iterable[str]) -> None:
@@ -47,11 +47,7 @@ class FeatureTaps:
         return hook
 
     def overwritten(self) -> set[str]:
-        """Find the taps whose maps were changed after they were recorded.
-
-        Returns:
-            set[str]: Taps of modules behind which a layer works in place.
-        """
+        """Find the taps whose maps a later layer changed in place."""
         return {tap for tap, maps in self.features.items()
                 if any(feature._version != version
                        for feature, version in zip(maps, self._versions[tap]))}
@@ -78,10 +74,10 @@ def check_tap(model: nn.Module, key: str, tap: Any, side: str) -> None:
         model (nn.Module): The network.
         key (str): The config key, for the message.
         tap (Any): Its value.
-        side (str): ``'student'`` or ``'teacher'``, for the message.
+        side (str): ``'student'`` or ``'teacher'``, likewise.
 
     Raises:
-        ConfigError: If it does not, with the nearest module names.
+        ConfigError: If it does not; names the nearest modules.
     """
     names = dict(model.named_modules())
     if not isinstance(tap, str) or not tap or tap not in names:
@@ -91,7 +87,7 @@ def check_tap(model: nn.Module, key: str, tap: Any, side: str) -> None:
 
 def forward_to_taps(model: Any, taps: Iterable[str], inputs: Tensor,
                     data_samples: list | None) -> None:
-    """Run a network no further than the stage of its deepest tap.
+    """Run a network up to the stage of its deepest tap.
 
     Args:
         model (BaseModel): A detector or a segmentor.

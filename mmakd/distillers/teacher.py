@@ -23,21 +23,21 @@ from .taps import FeatureTaps, forward_to_taps
 
 
 class Teacher:
-    """A frozen network that gives features and is no part of the model it teaches.
+    """A frozen network that provides features and is not part of the model that it teaches.
 
-    It is deliberately no ``nn.Module``: absent from parameters, state dict, optimizer and DDP
-    buckets. A ``deepcopy`` of the model (as in EMAHook) shares the network; only the model that
-    was built moves it.
+    It is deliberately not an ``nn.Module``, so it is absent from parameters, state dict, optimizer
+    and DDP buckets. A ``deepcopy`` of the model (as in EMAHook) shares the network; only the model
+    that was built moves it.
 
     Args:
         network (BaseModel): The detector or segmentor.
         student_preprocessor (nn.Module): The student's ``data_preprocessor``, whose images the
             teacher receives.
-        checkpoint (str, optional): Path or URL of its weights; None keeps the random ones.
+        checkpoint (str, optional): Path or URL of its weights; None for random weights.
         strict (bool): Whether the checkpoint must match key by key. Defaults to True.
-        precision (torch.dtype, optional): Autocast type of its forward pass, float32 for none.
-            Defaults to None, that of the student's step. In bfloat16 the layers of ``mmcv.ops``
-            run in float32.
+        precision (torch.dtype, optional): Autocast type of its forward pass; float32 turns
+            autocast off. Defaults to None, that of the student's step. In bfloat16 the layers of
+            ``mmcv.ops`` run in float32.
     """
 
     def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
@@ -60,7 +60,7 @@ class Teacher:
 
     @property
     def is_loaded(self) -> bool:
-        """bool: Whether the weights are loaded, for all models that share the network."""
+        """bool: Whether the weights are loaded; shared by all models with this network."""
         return self.network.is_init
 
     def load(self) -> None:
@@ -74,12 +74,7 @@ class Teacher:
         self.network.is_init = True
 
     def follow(self, *args: Any, **kwargs: Any) -> None:
-        """Move or cast the network as the model that was built; a copy's does not move it.
-
-        Args:
-            *args: Those of ``nn.Module._apply``.
-            **kwargs: Likewise.
-        """
+        """Move or cast the network by ``_apply`` of the model that was built, not of a copy."""
         if self._follows_model:
             self.network._apply(*args, **kwargs)
 
@@ -87,15 +82,15 @@ class Teacher:
     @torch.no_grad()
     def run(self, pairs: Collection[TapPair], inputs: Tensor,
             data_samples: list | None) -> FeatureTaps:
-        """Run the network as far as its deepest tap, without RoI heads.
+        """Run the network up to its deepest tap, without RoI heads.
 
         Args:
-            pairs (Collection[TapPair]): Where it is tapped.
+            pairs (Collection[TapPair]): The taps.
             inputs (Tensor): Images (N, 3, H, W), normalised the student's way.
             data_samples (list, optional): Their data samples.
 
         Returns:
-            FeatureTaps: What its :func:`mmakd.distillers.tap_pair.dense_taps` gave.
+            FeatureTaps: The features at :func:`mmakd.distillers.tap_pair.dense_taps`.
         """
         if not self._same_normalization:
             inputs = renormalize(inputs, data_samples, self._student_preprocessor,
@@ -112,9 +107,9 @@ class Teacher:
         """Run the RoI head, if it is tapped, on the RoIs of the student, and collect all maps.
 
         Args:
-            pairs (Collection[TapPair]): Where the network is tapped.
-            dense (FeatureTaps): What :meth:`run` gave.
-            recorder (RoIRecorder): What the student looked at.
+            pairs (Collection[TapPair]): The taps.
+            dense (FeatureTaps): Result of :meth:`run`.
+            recorder (RoIRecorder): The student's RoIs.
 
         Returns:
             dict[TapPair, list[Tensor]]: The maps of each tap.
@@ -138,13 +133,13 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
 
     Args:
         model (nn.Module): The teacher.
-        checkpoint (str): Path or URL. What belongs to a distiller is left out, so a distilled
-            student can teach.
+        checkpoint (str): Path or URL. Keys of a distiller are ignored, so a distilled student can
+            be a teacher.
         strict (bool): Whether missing and unexpected keys are an error, not a warning. Defaults
             to True.
 
     Raises:
-        ConfigError: If the file is missing, damaged, no checkpoint, or of another model.
+        ConfigError: If the file is missing, damaged, not a checkpoint, or of another model.
     """
     key = f'model.teacher_ckpt={str(checkpoint)!r}'
     state_dict = read_state_dict(str(checkpoint), key)

@@ -1,4 +1,4 @@
-"""Checkpoints that are never half written."""
+"""Checkpoint files that are always complete."""
 import os
 import uuid
 from collections import deque
@@ -40,15 +40,15 @@ class AtomicLocalBackend(LocalBackend):
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, safe against being killed at any moment.
+    """MMEngine's ``CheckpointHook``, made safe against a kill at any moment.
 
-    On a local disk a checkpoint appears under its name when it is whole, then the pointer
-    ``last_checkpoint`` is replaced, and only then outdated checkpoints are removed; MMEngine
-    removes them first, and a kill can leave its pointer empty. So there is always a whole
-    checkpoint to resume from, with ``max_keep_ckpts=1`` too. The same holds for ``save_best``.
-    Where ``out_dir`` is no local folder, or ``backend_args`` is given, that backend writes.
+    On a local disk a checkpoint appears under its name when it is complete. Then the pointer
+    ``last_checkpoint`` is replaced, and only then are outdated checkpoints removed. (MMEngine
+    removes them first, and a kill can leave its pointer empty.) So there is always a complete
+    checkpoint to resume from, also with ``max_keep_ckpts=1``. The same holds for ``save_best``. If
+    ``out_dir`` is not a local folder, or ``backend_args`` is given, that backend writes.
 
-    Takes the arguments of ``CheckpointHook``; the whole change of a config is
+    The arguments are those of ``CheckpointHook``. To use the hook, set
     ``default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook'))``.
     """
 
@@ -119,7 +119,7 @@ class _RemovingLater:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder to the disk, where the system can, so that a rename survives a power cut."""
+    """Flush a folder to disk, where the system can, so that a rename survives a power cut."""
     if hasattr(os, 'O_DIRECTORY'):
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -16,17 +16,17 @@ from .schedule import Schedule
 class DistillationScheduleHook(Hook):
     """Sets the weights of distillation tasks over training.
 
-    Before each iteration the ``weight_factor`` of every task, a factor on its loss, is set; it
+    Before each iteration the hook sets every task's ``weight_factor``, a factor on its loss. It
     depends on the iteration or epoch only, so a resumed run continues correctly. Counted from 0:
 
-    - before ``begin``, and from ``stop`` on, it is 0: the task is off. (The strength of
-      ``PerturbationHook`` holds there instead.)
-    - in between, it is ``start``, or goes from ``start`` towards ``end``;
-    - the first ``warmup`` iterations or epochs from ``begin`` on, k = 0, 1, ..., multiply this by
-      (k + 1) / (``warmup`` + 1).
+    - before ``begin``, and from ``stop`` on, it is 0 and the task is off (whereas
+      ``PerturbationHook`` keeps its first and last strength);
+    - in between, it is ``start``, or goes from ``start`` to ``end``;
+    - for the first ``warmup`` iterations or epochs k = 0, 1, ... after ``begin``, it is multiplied
+      by (k + 1) / (``warmup`` + 1).
 
-    While all tasks of a model are off, its teacher does not run, and training is the student's
-    own. The message hub, and through it every visualizer, gets ``distill_weight/<task>``.
+    While all tasks of a model are off, its teacher does not run, and training is the plain
+    student's. The hook logs ``distill_weight/<task>``.
 
     Args:
         tasks (Sequence[str], optional): Names of the tasks. Defaults to None, all.

@@ -1,4 +1,4 @@
-"""Exact resume: an interrupted training ends as an uninterrupted one."""
+"""Exact resume: an interrupted training gives the result of an uninterrupted one."""
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -20,17 +20,17 @@ _KEY = 'exact_resume'
 class ExactResumeHook(Hook):
     """Resumes a training bit for bit.
 
-    MMEngine saves no random states, and with this hook it need not: the global streams of every
-    rank (Python, NumPy, torch, CUDA) start anew before each iteration from (seed, rank,
+    MMEngine saves no random states, and with this hook it need not: before each iteration the
+    global streams of every rank (Python, NumPy, torch, CUDA) are reseeded from (seed, rank,
     iteration), and the augmentations of each image from (seed, rank, place in the training).
-    Whatever draws random numbers in between (validation, other hooks, the start of a resumed
-    run), the number of workers and what they loaded ahead make no difference.
+    Random numbers drawn in between (by validation, other hooks or the start of a resumed run), the
+    number of workers and what they have prefetched make no difference.
 
-    Exact are student, optimizer, schedules, EMA, adapters, sigma and Avatars, from any checkpoint
-    at the end of an epoch or, in an iteration-based training, at any iteration. Where the config
-    or the checkpoint rules that out, a warning says why. Not covered are operators that are not
-    deterministic in themselves (set ``randomness.deterministic``), transforms with a random
-    generator of their own, and the order in which more than two processes add their gradients.
+    Student, optimizer, schedules, EMA, adapters, sigma and Avatars are exact when resumed from any
+    checkpoint at the end of an epoch or, in iteration-based training, at any iteration. If the
+    config or the checkpoint rules this out, a warning says why. Not covered are nondeterministic
+    operators (set ``randomness.deterministic``), transforms with their own random generator, and
+    the order in which more than two processes add their gradients.
     """
 
     # Before other hooks draw.

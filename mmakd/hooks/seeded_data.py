@@ -54,14 +54,14 @@ def seed_augmentations(dataloader: DataLoader, seed: int) -> SeededBatchSampler:
     """Make a dataloader's augmentations depend only on seed and position.
 
     The n-th batch of a training is the same for any number of workers, and whatever was loaded
-    before. Without workers, loading changes the global streams of the training process.
+    before. Without workers, loading reseeds the global streams of the training process.
 
     Args:
-        dataloader (DataLoader): With a batch sampler, before it is first iterated.
-        seed (int): Seed of the training, the rank mixed in.
+        dataloader (DataLoader): With a batch sampler; not iterated yet.
+        seed (int): Seed of training and rank.
 
     Returns:
-        SeededBatchSampler: The dataloader's batch sampler from now on.
+        SeededBatchSampler: The dataloader's new batch sampler.
     """
     # torch asks a dataset for a whole batch where it has this method.
     dataset: Any = dataloader.dataset

@@ -35,23 +35,23 @@ _CAUSES = ("its class list or their order differs from the data set's, its check
 class TeacherEvalHook(Hook):
     """Evaluates the teacher once before training and logs its score beside the student's.
 
-    The teacher gets the images of ``val_dataloader`` through its own ``data_preprocessor``, in
-    float32, and is scored by an evaluator built anew from ``val_evaluator``. Every validation of
-    the student then logs ``teacher/<metric>`` too. A warning says where the score is below 1 % of
-    a perfect one, or no better than the student's at the first validation; both look at the first
-    metric whose name ends in mAP, AP, AP50, mIoU, mDice, mFscore or PQ.
+    The teacher receives the images of ``val_dataloader`` through its own ``data_preprocessor``, in
+    float32, and is scored by a new evaluator built from ``val_evaluator``. Every validation of the
+    student then also logs ``teacher/<metric>``. The hook warns if the score is below 1 % of a
+    perfect one, or no better than the student's at the first validation. Both use the first metric
+    whose name ends in mAP, AP, AP50, mIoU, mDice, mFscore or PQ.
 
-    The score is kept in a file named by a SHA-256 over the teacher's weights as loaded and the
-    rest that it depends on: the teacher's config, the config, the length and the annotations of
-    the data set, the batch size and the config of the evaluator. A resumed run, and any other with
-    the same teacher and data, reads it there. Images changed in place, and label maps of
-    segmentation, are not noticed: delete the file then.
+    The score is cached in a file named by a SHA-256 of everything that it depends on: the
+    teacher's weights as loaded, the teacher's config, the config, length and annotations of the
+    data set, the batch size and the config of the evaluator. A resumed run, or any run with the
+    same teacher and data, reads this file. It does not notice images or label maps that are
+    changed in place; delete it then.
 
     The trained student is the same with and without the hook, bit for bit.
 
     Args:
-        cache_dir (str, optional): Folder of the scores. Defaults to None, ``mmakd/teacher_scores``
-            in torch hub's folder.
+        cache_dir (str, optional): Folder of the cached scores. Defaults to None,
+            ``mmakd/teacher_scores`` in torch hub's folder.
 
     Attributes:
         scores (dict[str, float]): The teacher's scores by metric; empty before training.

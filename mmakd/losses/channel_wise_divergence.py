@@ -4,19 +4,19 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import check_numbers
-from .features import check_maps, feature_loss
+from .features import FeatureLoss
 
 
 @MODELS.register_module()
-class ChannelWiseDivergence(nn.Module):
+class ChannelWiseDivergence(FeatureLoss):
     r"""Divergence of each channel's spatial distribution (CWD, arXiv 2011.13256, Eq. 4).
 
     :math:`\frac{\tau^2}{N C} \sum_{n,c} KL(softmax(T_{nc} / \tau) \| softmax(S_{nc} / \tau))`,
-    the softmax over the H * W positions of a channel. Where there is one position, as in vectors
-    seen as maps, every distribution is the same and the loss is zero.
+    with the softmax over the H * W positions of a channel. With one position, as in vectors viewed
+    as maps, all distributions are equal and the loss is zero.
 
     Args:
         tau (float): Temperature > 0. Defaults to 1.0.
@@ -26,43 +26,23 @@ class ChannelWiseDivergence(nn.Module):
         ConfigError: If ``tau`` is not positive, or a weight is negative.
     """
 
+    maps_only = True
+
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
-        super().__init__()
         check_numbers(positive=dict(tau=tau), not_negative=dict(loss_weight=loss_weight))
+        super().__init__(loss_weight)
         self.tau = tau
-        self.loss_weight = loss_weight
 
-    @feature_loss
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            preds_S (Tensor): Student map (N, C, H, W).
-            preds_T (Tensor): Teacher map (N, C, H, W).
-
-        Returns:
-            Tensor: Scalar, float32.
-
-        Raises:
-            ValueError: If the shapes differ, or the features are no maps.
-        """
-        check_maps(preds_S, preds_T)
+    def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss; see :meth:`FeatureLoss.forward`."""
         divergence = F.kl_div(self._log_softmax(preds_S), self._log_softmax(preds_T),
                               reduction='sum', log_target=True)
         return self._scale(preds_S) * divergence
 
     def forward_avatars(self, preds_S: Tensor, avatars: Iterable[Tensor]) -> Tensor:
-        """Compute the mean loss over several targets at the memory of one.
+        """Compute the mean loss over several targets; see :meth:`FeatureMSELoss.forward_avatars`.
 
-        The student's gradient depends on the targets only through the mean of their soft maps, so
-        the value is taken without a graph and the gradient from that mean.
-
-        Args:
-            preds_S (Tensor): Student map (N, C, H, W), float32.
-            avatars (Iterable[Tensor]): Targets (N, C, H, W), float32, consumed one by one.
-
-        Returns:
-            Tensor: Scalar, the mean of ``forward(preds_S, avatar)``.
+        The student's gradient depends on the targets only through the mean of their soft maps.
         """
         log_student = self._log_softmax(preds_S)
         detached = log_student.detach()

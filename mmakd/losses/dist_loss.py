@@ -1,13 +1,13 @@
-"""Predictions compared by their relations."""
+"""Correlation of predictions between classes and between samples."""
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import check_numbers
-from .features import check_same_shape, feature_loss
+from .features import FeatureLoss
 
 
 @MODELS.register_module()
-class DISTLoss(nn.Module):
+class DISTLoss(FeatureLoss):
     """Correlation of class probabilities, between classes and between samples.
 
     DIST (arXiv 2205.10536, Eq. 9): ``tau^2`` times 1 minus the Pearson correlation of student and
@@ -26,31 +26,17 @@ class DISTLoss(nn.Module):
 
     def __init__(self, inter_loss_weight: float = 1.0, intra_loss_weight: float = 1.0,
                  tau: float = 1.0, loss_weight: float = 1.0) -> None:
-        super().__init__()
         check_numbers(positive=dict(tau=tau),
                       not_negative=dict(inter_loss_weight=inter_loss_weight,
                                         intra_loss_weight=intra_loss_weight,
                                         loss_weight=loss_weight))
+        super().__init__(loss_weight)
         self.inter_loss_weight = inter_loss_weight
         self.intra_loss_weight = intra_loss_weight
         self.tau = tau
-        self.loss_weight = loss_weight
 
-    @feature_loss
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            preds_S (Tensor): Student logits (N, C) or (N, C, H, W).
-            preds_T (Tensor): The teacher's, of the same shape.
-
-        Returns:
-            Tensor: Scalar, float32.
-
-        Raises:
-            ValueError: If the shapes differ.
-        """
-        check_same_shape(preds_S, preds_T)
+    def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss; see :meth:`FeatureLoss.forward`."""
         student, teacher = self._probabilities(preds_S), self._probabilities(preds_T)
         between_classes = 1 - _pearson(student, teacher).mean()
         between_samples = 1 - _pearson(student.t(), teacher.t()).mean()
@@ -64,7 +50,7 @@ class DISTLoss(nn.Module):
 
 
 def _pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Correlate the rows of two (N, C) tensors, giving (N,)."""
+    """Return the Pearson correlation of the rows of two (N, C) tensors, (N,)."""
     first = first - first.mean(1, keepdim=True)
     second = second - second.mean(1, keepdim=True)
     # Small beside the norms, even of classes whose probability is nearly the same everywhere.

@@ -1,5 +1,6 @@
-"""What losses over features have in common: precision, emptiness, shapes, and how they are run."""
+"""Base class and helpers of losses over features: precision, empty features, shapes."""
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
@@ -8,18 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ..avatars import Perturbation, Uncertainty
+from ..avatars.perturbation import show_settings
 from ..utils.build import build
 from ..utils.errors import ConfigError, check_numbers
 
 
 def float32(forward: Callable) -> Callable:
-    """Decorate ``forward(self, preds_S, preds_T, ...)`` to see float32 and no autocast.
+    """Decorate ``forward(self, preds_S, preds_T, ...)`` to run in float32 without autocast.
 
-    Args:
-        forward (Callable): Method over student's and teacher's features, each a tensor or a list.
-
-    Returns:
-        Callable: The same method for features of any floating type.
+    The features are tensors, or lists of them, of any floating type.
     """
 
     @wraps(forward)
@@ -40,35 +38,60 @@ def _to_float(features: Any) -> Any:
     return [feature.float() for feature in features]
 
 
-def feature_loss(forward: Callable) -> Callable:
-    """Decorate a loss over two features to compute in float32, and to give zero for empty ones.
+class FeatureLoss(nn.Module):
+    """Base class of our losses between two features; subclasses define ``compare``.
 
     Args:
-        forward (Callable): Method ``forward(self, preds_S, preds_T, ...)``.
+        loss_weight (float): Factor >= 0 on the loss. Defaults to 1.0.
 
-    Returns:
-        Callable: The same method for features of any floating type and any size.
+    Attributes:
+        maps_only (bool): Whether vectors are rejected.
     """
 
-    @float32
-    @wraps(forward)
-    def wrapper(self: Any, preds_S: Tensor, preds_T: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not preds_S.numel() and preds_S.shape == preds_T.shape:
-            return zero_loss(self, preds_S)
-        return forward(self, preds_S, preds_T, *args, **kwargs)
+    maps_only = False
 
-    return wrapper
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        check_numbers(not_negative=dict(loss_weight=loss_weight))
+        self.loss_weight = loss_weight
+
+    @float32
+    def forward(self, preds_S: Tensor, preds_T: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss in float32; zero for empty features.
+
+        Args:
+            preds_S (Tensor): Student map (N, C, H, W) or, unless ``maps_only``, vectors (N, C).
+            preds_T (Tensor): The teacher's, of the same shape.
+            *args: Further arguments of ``compare``.
+            **kwargs: Likewise.
+
+        Returns:
+            Tensor: Scalar, float32.
+
+        Raises:
+            ValueError: If the shapes differ, or the features are not maps but must be.
+        """
+        check_same_shape(preds_S, preds_T)
+        if not preds_S.numel():
+            return zero_loss(self, preds_S)
+        if self.maps_only and preds_S.dim() != 4:
+            raise ValueError(f'features {tuple(preds_S.shape)} are no maps (N, C, H, W); for '
+                             'vectors take FeatureMSELoss, PKDLoss or KLDivergence')
+        return self.compare(preds_S, preds_T, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``print(model)``."""
+        return show_settings(self)
+
+    @abstractmethod
+    def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss of two features of the same shape, float32 and not empty."""
 
 
 def zero_loss(loss: nn.Module, preds_S: Tensor) -> Tensor:
-    """Give zero where there is nothing to compare, as with no RoI in the batch.
+    """Return zero where there is nothing to compare, as in a batch without RoIs.
 
-    Args:
-        loss (nn.Module): What would have been computed.
-        preds_S (Tensor): An empty student map.
-
-    Returns:
-        Tensor: Scalar 0, in which every parameter has a part: DDP waits for its gradient.
+    The zero depends on every parameter of the loss, since DDP waits for their gradients.
     """
     return preds_S.sum() + sum(parameter.sum() * 0 for parameter in loss.parameters())
 
@@ -78,14 +101,11 @@ def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
 
     Args:
         cfg (dict): Its config.
-        channels (int, optional): Channels of the maps, where its type has this argument.
-        level (int): Which of a task's levels it is for, where its type has this argument.
-
-    Returns:
-        nn.Module: The loss.
+        channels (int, optional): Channels of the maps, if its type has this argument.
+        level (int): Index of the task's level, if its type has this argument.
 
     Raises:
-        ConfigError: If it cannot be built, or is something else.
+        ConfigError: If it cannot be built, or is not a loss.
     """
     loss = build(cfg, offer=dict(channels=channels, level=level))
     if not isinstance(loss, nn.Module) or isinstance(loss, (Perturbation, Uncertainty)):
@@ -96,17 +116,17 @@ def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
 
 def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
              data_samples: list | None = None) -> Tensor:
-    """Run a loss, one of another package by the same rules as ours.
+    """Run a loss; those of other packages also run in float32, and are zero for empty features.
 
     Args:
         loss (nn.Module): Any loss, ``forward(preds_S, preds_T)``.
         preds_S (Tensor): Student map (N, C, H, W) or vectors (N, C).
         preds_T (Tensor): The teacher's.
-        data_samples (list, optional): Those of the batch, for a loss whose ``forward`` names
-            ``data_samples``. Defaults to None.
+        data_samples (list, optional): Those of the batch, for a loss whose ``forward`` has an
+            argument ``data_samples``. Defaults to None.
 
     Returns:
-        Tensor: What the loss gives.
+        Tensor: The value of the loss.
     """
     kind: Any = type(loss)
     is_float32, takes_samples = _traits(kind)
@@ -118,28 +138,20 @@ def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
 
 @cache
 def _traits(kind: Any) -> tuple[bool, bool]:
+    function = kind.compare if issubclass(kind, FeatureLoss) else kind.forward
     return (hasattr(kind.forward, 'is_float32'),
-            'data_samples' in inspect.signature(kind.forward).parameters)
+            'data_samples' in inspect.signature(function).parameters)
 
 
-@feature_loss
-def _run_foreign(loss: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-    return loss(*args, **kwargs)
+@float32
+def _run_foreign(loss: nn.Module, preds_S: Tensor, preds_T: Tensor, **options: Any) -> Tensor:
+    if not preds_S.numel() and preds_S.shape == preds_T.shape:
+        return zero_loss(loss, preds_S)
+    return loss(preds_S, preds_T, **options)
 
 
 def known_channels(channels: Any, loss: str) -> int:
-    """Read the number of channels that a loss with weights of its own has to know.
-
-    Args:
-        channels (Any): The argument ``channels``.
-        loss (str): Name of the loss, for the message.
-
-    Returns:
-        int: The number.
-
-    Raises:
-        ConfigError: If it is no integer above 0.
-    """
+    """Check the argument ``channels`` of a loss with parameters, which needs it."""
     if not isinstance(channels, int) or channels < 1:
         raise ConfigError(f'channels={channels!r}: {loss} has to know the channels of the '
                           "teacher's map; a task of AvatarDistiller gives them, elsewhere set "
@@ -148,31 +160,7 @@ def known_channels(channels: Any, loss: str) -> int:
 
 
 def check_same_shape(preds_S: Tensor, preds_T: Tensor) -> None:
-    """Check two features before broadcasting hides that they differ.
-
-    Args:
-        preds_S (Tensor): The student's.
-        preds_T (Tensor): The teacher's.
-
-    Raises:
-        ValueError: If their shapes differ.
-    """
+    """Raise ValueError for different shapes, which broadcasting would hide."""
     if preds_S.shape != preds_T.shape:
         raise ValueError(f'student map {tuple(preds_S.shape)}, but teacher map '
                          f'{tuple(preds_T.shape)}')
-
-
-def check_maps(preds_S: Tensor, preds_T: Tensor) -> None:
-    """Check that two features are maps (N, C, H, W) of one shape.
-
-    Args:
-        preds_S (Tensor): The student's.
-        preds_T (Tensor): The teacher's.
-
-    Raises:
-        ValueError: If their shapes differ, or they are no maps.
-    """
-    check_same_shape(preds_S, preds_T)
-    if preds_S.dim() != 4:
-        raise ValueError(f'features {tuple(preds_S.shape)} are no maps (N, C, H, W); for vectors '
-                         'take FeatureMSELoss, PKDLoss or KLDivergence')

@@ -6,65 +6,63 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ContextBlock
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..utils.errors import ConfigProblems, check_numbers
-from .features import check_maps, feature_loss, known_channels
+from ..utils.errors import check_numbers
+from .features import FeatureLoss, known_channels
 
 
 @MODELS.register_module()
-class FGDLoss(nn.Module):
-    r"""Compares foreground and background apart, what is attended to, and the global context.
+class FGDLoss(FeatureLoss):
+    r"""Compares foreground, background, attention and global context.
 
     FGD (arXiv 2111.11837), the sum of
 
     - :math:`\frac{1}{N} \sum (\alpha M^{fg} + \beta M^{bg}) A^s A^c (S - T)^2`, where
       :math:`A^s` (over positions) and :math:`A^c` (over channels) are the teacher's attention,
-      a softmax of the mean absolute feature; a position in a ground-truth box counts by the
-      inverse of the area of the smallest such box, any other by that of the background;
+      a softmax of the mean absolute feature. A position in a ground-truth box is weighted by the
+      inverse area of the smallest such box, any other by that of the background;
     - :math:`\frac{\gamma}{N} (|A^s_S - A^s_T| + |A^c_S - A^c_T|)`;
-    - :math:`\frac{\lambda}{N} \sum (R_S(S) - R_T(T))^2`, where :math:`R` adds to a map what a
-      GcBlock (arXiv 1904.11492) makes of its context; one for each side, trained with the student.
+    - :math:`\frac{\lambda}{N} \sum (R_S(S) - R_T(T))^2`, where :math:`R` adds the output
+      of a GcBlock (arXiv 1904.11492) to a map. There is one for each side, trained with the
+      student.
 
     Args:
         temp (float): Temperature > 0 of the attention. Defaults to 0.5.
-        alpha_fgd (float): Weight of the foreground. Defaults to 1e-3, as all weights here those
-            of the authors' code for one-stage detectors.
+        alpha_fgd (float): Weight of the foreground. Defaults to 1e-3. All defaults are those of
+            the authors' code for one-stage detectors.
         beta_fgd (float): Weight of the background. Defaults to 5e-4.
-        gamma_fgd (float): Weight of the attention; their RetinaNet has 5e-4. Defaults to 1e-3.
+        gamma_fgd (float): Weight of the attention; 5e-4 for their RetinaNet. Defaults to 1e-3.
         lambda_fgd (float): Weight of the global context. Defaults to 5e-6.
         loss_weight (float): Factor on the whole loss. Defaults to 1.0.
-        channels (int, optional): Channels of the maps; found by the distiller. Defaults to None,
+        channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
 
     Raises:
         ConfigError: If an argument is wrong, or ``channels`` is not known.
     """
 
+    maps_only = True
+
     def __init__(self, temp: float = 0.5, alpha_fgd: float = 1e-3, beta_fgd: float = 5e-4,
                  gamma_fgd: float = 1e-3, lambda_fgd: float = 5e-6, loss_weight: float = 1.0,
                  channels: int | None = None) -> None:
-        super().__init__()
         weights = dict(alpha_fgd=alpha_fgd, beta_fgd=beta_fgd, gamma_fgd=gamma_fgd,
                        lambda_fgd=lambda_fgd)
-        problems = ConfigProblems()
-        with problems.under(''):
-            check_numbers(positive=dict(temp=temp),
-                          not_negative=dict(weights, loss_weight=loss_weight))
-        problems.raise_if_any()
+        check_numbers(positive=dict(temp=temp),
+                      not_negative=dict(weights, loss_weight=loss_weight))
+        super().__init__(loss_weight)
         self.temp = temp
         self.alpha_fgd, self.beta_fgd, self.gamma_fgd, self.lambda_fgd = weights.values()
-        self.loss_weight = loss_weight
         channels = known_channels(channels, 'FGDLoss')
         # Half the channels inside, but at least one.
         ratio = max(1 / channels, 0.5)
         self.context_student = ContextBlock(channels, ratio)
         self.context_teacher = ContextBlock(channels, ratio)
 
-    @feature_loss
-    def forward(self, preds_S: Tensor, preds_T: Tensor,
+    def compare(self, preds_S: Tensor, preds_T: Tensor,
                 data_samples: Sequence[Any] | None = None) -> Tensor:
-        """Compute the loss.
+        """Compute the loss; see :meth:`FeatureLoss.forward`.
 
         Args:
             preds_S (Tensor): Student map (N, C, H, W).
@@ -73,13 +71,11 @@ class FGDLoss(nn.Module):
                 ``gt_instances.bboxes`` and the metainfo ``batch_input_shape``.
 
         Returns:
-            Tensor: Scalar, float32.
+            Tensor: Scalar.
 
         Raises:
-            ValueError: If the shapes differ, the features are no maps, or there are no
-                ground-truth boxes for them.
+            ValueError: If there are no ground-truth boxes for the maps.
         """
-        check_maps(preds_S, preds_T)
         foreground, background = _box_masks(preds_T, data_samples)
         space_S, channel_S = self._attention(preds_S)
         space_T, channel_T = self._attention(preds_T)
@@ -93,29 +89,19 @@ class FGDLoss(nn.Module):
         return self.loss_weight * total / len(preds_S)
 
     def _attention(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the attention over positions (N, 1, H, W) and over channels (N, C, 1, 1)."""
+        """Return the attention over positions (N, 1, H, W) and over channels (N, C, 1, 1)."""
         value = feature.abs()
         space = value.mean(1, keepdim=True)
         channel = value.mean((2, 3), keepdim=True)
         return (space[0].numel() * (space.flatten(1) / self.temp).softmax(1).view_as(space),
                 channel[0].numel() * (channel / self.temp).softmax(1))
 
-    def extra_repr(self) -> str:
-        """Show the settings in ``print(model)``."""
-        return (f'temp={self.temp}, alpha_fgd={self.alpha_fgd}, beta_fgd={self.beta_fgd}, '
-                f'gamma_fgd={self.gamma_fgd}, lambda_fgd={self.lambda_fgd}')
-
 
 def _box_masks(feature: Tensor, data_samples: Sequence[Any] | None) -> tuple[Tensor, Tensor]:
-    """Weight the positions of each image by its boxes.
+    """Weight the positions of each image by its boxes, both (N, 1, H, W).
 
-    Args:
-        feature (Tensor): Map (N, C, H, W).
-        data_samples (Sequence[DetDataSample], optional): The data samples.
-
-    Returns:
-        tuple[Tensor, Tensor]: Weights (N, 1, H, W): 1 / area of the smallest box over a position,
-        0 without one; and 1 / area of the background, 0 in the boxes.
+    1 / area of the smallest box over a position, 0 without one; and 1 / area of the background, 0
+    in the boxes.
     """
     if data_samples is None or len(data_samples) != len(feature):
         given = 'none' if data_samples is None else len(data_samples)

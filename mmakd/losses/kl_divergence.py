@@ -1,14 +1,14 @@
 """Knowledge distillation of class probabilities."""
 import torch.nn.functional as F
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import check_numbers
-from .features import check_same_shape, feature_loss
+from .features import FeatureLoss
 
 
 @MODELS.register_module()
-class KLDivergence(nn.Module):
+class KLDivergence(FeatureLoss):
     r"""Divergence of softened class probabilities (KD, arXiv 1503.02531).
 
     :math:`\tau^2 KL(softmax(T / \tau) \| softmax(S / \tau))` over the classes, averaged over
@@ -23,26 +23,12 @@ class KLDivergence(nn.Module):
     """
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
-        super().__init__()
         check_numbers(positive=dict(tau=tau), not_negative=dict(loss_weight=loss_weight))
+        super().__init__(loss_weight)
         self.tau = tau
-        self.loss_weight = loss_weight
 
-    @feature_loss
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            preds_S (Tensor): Student logits (N, C) or (N, C, H, W).
-            preds_T (Tensor): The teacher's, of the same shape.
-
-        Returns:
-            Tensor: Scalar, float32.
-
-        Raises:
-            ValueError: If the shapes differ.
-        """
-        check_same_shape(preds_S, preds_T)
+    def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss; see :meth:`FeatureLoss.forward`."""
         divergence = F.kl_div(F.log_softmax(preds_S / self.tau, 1),
                               F.log_softmax(preds_T / self.tau, 1), reduction='sum',
                               log_target=True)

@@ -1,10 +1,10 @@
-"""Receptive tokens, and the masks that they give."""
+"""Receptive tokens and their masks."""
 import torch
 from torch import Tensor, nn
 
 
 class MaskTokens(nn.Module):
-    """Tokens that mark, on a map, the positions which matter (MasKD, arXiv 2205.14589).
+    """Tokens that mask the relevant positions of a map (MasKD, arXiv 2205.14589).
 
     A token is a vector of the map's channels; its mask is the sigmoid of its product with the
     feature at each position. Names and shapes of the weights are those of the authors' code.
@@ -25,7 +25,7 @@ class MaskTokens(nn.Module):
                                       nn.Conv2d(channels, num_tokens, 1))
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep what the masks together mark, as the tokens are learned.
+        """Mask a map, while the tokens are learned.
 
         Args:
             feature (Tensor): Map (N, C, H, W), float32.
@@ -41,26 +41,11 @@ class MaskTokens(nn.Module):
         return feature * parts.sum(1, keepdim=True), masks
 
     def masks(self, feature: Tensor) -> Tensor:
-        """Compute the masks.
-
-        Args:
-            feature (Tensor): Map (N, C, H, W), float32.
-
-        Returns:
-            Tensor: Masks (N, T, H, W) in [0, 1].
-        """
+        """Compute the masks (N, T, H, W), in [0, 1], of a map (N, C, H, W)."""
         return torch.einsum('tc,nchw->nthw', self.mask_token, feature).sigmoid()
 
     def weights(self, feature: Tensor) -> Tensor:
-        """Compute how much each mask counts.
-
-        Args:
-            feature (Tensor): Map (N, C, H, W), float32.
-
-        Returns:
-            Tensor: Weights (N, T) whose sum over the masks is 1; all alike without
-            ``weight_masks``.
-        """
+        """Compute weights (N, T) of the masks, of sum 1; all alike without ``weight_masks``."""
         if self.prob is None:
             number = len(self.mask_token)
             return feature.new_full((len(feature), number), 1 / number)
@@ -68,7 +53,7 @@ class MaskTokens(nn.Module):
 
 
 def dice_overlap(masks: Tensor) -> Tensor:
-    """Measure how alike masks are, by the Dice coefficient of every two of an image.
+    """Measure the similarity of masks by the Dice coefficient of all pairs of an image.
 
     Args:
         masks (Tensor): Masks (N, T, H, W).

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
-from .features import check_maps, feature_loss, known_channels
+from .features import FeatureLoss, known_channels
 from .mask_tokens import MaskTokens
 
 _LEARN = ('learn the tokens of this teacher first, with a config like that of python '
@@ -18,42 +18,42 @@ _LEARN = ('learn the tokens of this teacher first, with a config like that of py
 
 
 @MODELS.register_module()
-class MasKDLoss(BaseModule):
-    r"""Compares the positions that learned tokens mark on the teacher's map.
+class MasKDLoss(FeatureLoss, BaseModule):
+    r"""Compares the positions that learned tokens mask on the teacher's map.
 
     MasKD (arXiv 2205.14589): each of T tokens gives a mask :math:`m_t` over ``preds_T``, and
     :math:`\frac{1}{N} \sum_n \sum_t \frac{w_t}{\sum_x m_t} \frac{1}{C} \sum_{c,x}
-    (m_t S - m_t T)^2`, with learned weights :math:`\sum_t w_t = 1`. In the later training
-    the mask is multiplied by the one that the same token gives over the student's map. In
-    ``UncertaintyFeatureLoss`` both maps are those divided by sigma, as in the authors' AKD code.
+    (m_t S - m_t T)^2`, with learned weights :math:`\sum_t w_t = 1`. Later in the
+    training the mask is multiplied by that of the same token on the student's map. In
+    ``UncertaintyFeatureLoss`` both maps are divided by sigma, as in the authors' AKD code.
 
-    The tokens are learned before, by :class:`mmakd.distillers.MaskTokenLearner`, and stay as they
-    are. Like the teacher's weights they are read in :meth:`init_weights`, which the Runner calls
-    before training.
+    The tokens are learned beforehand by :class:`mmakd.distillers.MaskTokenLearner` and then fixed.
+    Like the teacher's weights they are read in :meth:`init_weights`, which the Runner calls before
+    training.
 
     Args:
         tokens (str, optional): Path or URL of the checkpoint of a ``MaskTokenLearner``, or of
             the file that the authors published for a teacher. Defaults to None, which is an error
             when training begins.
         num_tokens (int): Number T of tokens in it. Defaults to 6.
-        weight_masks (bool): Whether the masks are weighted for each image; otherwise all count
-            alike. Defaults to True.
+        weight_masks (bool): Whether the masks are weighted for each image; otherwise all weights
+            are equal. Defaults to True.
         student_masks_begin (int, optional): Iteration of the Runner from which the student's masks
             are used; None for never. Defaults to 7000.
         loss_weight (float): Factor on the loss, published for RetinaNet: 7. Defaults to 1.0.
-        channels (int, optional): Channels of the maps; found by the distiller. Defaults to None,
+        channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
-        level (int): Which of the levels in ``tokens`` this is; given by the distiller. Defaults to
-            0.
+        level (int): Index of the level in ``tokens``; set by the distiller. Defaults to 0.
 
     Raises:
         ConfigError: If an argument is wrong, or ``channels`` is not known.
     """
 
+    maps_only = True
+
     def __init__(self, tokens: str | None = None, num_tokens: int = 6, weight_masks: bool = True,
                  student_masks_begin: int | None = 7000, loss_weight: float = 1.0,
                  channels: int | None = None, level: int = 0) -> None:
-        super().__init__()
         problems = ConfigProblems()
         if tokens is not None and not isinstance(tokens, (str, Path)):
             problems.add(f'tokens={tokens!r}: must be the path or the URL of a checkpoint')
@@ -66,9 +66,9 @@ class MasKDLoss(BaseModule):
         with problems.under(''):
             check_numbers(not_negative=dict(loss_weight=loss_weight))
         problems.raise_if_any()
+        super().__init__(loss_weight)
         self.tokens = tokens
         self.student_masks_begin = student_masks_begin
-        self.loss_weight = loss_weight
         self.level = level
         channels = known_channels(channels, 'MasKDLoss')
         self.mask_tokens = MaskTokens(num_tokens, channels, weight_masks).requires_grad_(False)
@@ -112,21 +112,8 @@ class MasKDLoss(BaseModule):
             raise ConfigError(f'{key}: learned with weight_masks=False; set weight_masks=False '
                               'here too')
 
-    @feature_loss
-    def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            preds_S (Tensor): Student map (N, C, H, W).
-            preds_T (Tensor): Teacher map (N, C, H, W), on which the masks are found.
-
-        Returns:
-            Tensor: Scalar, float32.
-
-        Raises:
-            ValueError: If the shapes differ, or the features are no maps.
-        """
-        check_maps(preds_S, preds_T)
+    def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
+        """Compute the loss; see :meth:`FeatureLoss.forward`."""
         with torch.no_grad():
             masks = self.mask_tokens.masks(preds_T)
             weights = self.mask_tokens.weights(preds_T)
@@ -141,11 +128,6 @@ class MasKDLoss(BaseModule):
     def _uses_student_masks(self) -> bool:
         iteration = MessageHub.get_current_instance().get_info('iter', 0)
         return self.student_masks_begin is not None and iteration >= self.student_masks_begin
-
-    def extra_repr(self) -> str:
-        """Show the settings in ``print(model)``."""
-        return (f'tokens={self.tokens!r}, level={self.level}, '
-                f'student_masks_begin={self.student_masks_begin}')
 
 
 def _read_tokens(path: str, key: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..avatars import AvatarVariance, Perturbation, Uncertainty
+from ..avatars.perturbation import show_settings
 from ..utils.build import build
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
 from ..utils.rng import mix_seed
@@ -20,34 +21,34 @@ class UncertaintyFeatureLoss(nn.Module):
     r"""Avatar Knowledge Distillation (AKD, arXiv 2305.02722).
 
     :math:`\frac{1}{K} \sum_k criterion(S / \sigma, A_k / \sigma)`, where the K Avatars
-    :math:`A_k = P(T; e_k)` are drawn afresh at each call, and sigma says how far they spread.
+    :math:`A_k = P(T; e_k)` are drawn anew in each call, and sigma is their spread.
 
     Works as a task's loss of :class:`mmakd.distillers.AvatarDistiller`, in an MMRazor config or
-    alone in any training loop. Avatars are drawn from a stream of their own.
+    alone in any training loop. Avatars have their own random stream.
 
-    The ablation of the method, as config: sigma only, ``perturb=False``; Avatars only,
-    ``uncertainty=None``; both, the default; neither, ``perturb=False, uncertainty=None``.
+    Ablation: sigma only, ``perturb=False``; Avatars only, ``uncertainty=None``; neither,
+    ``perturb=False, uncertainty=None``. The default is both.
 
     Args:
         criterion (dict): Config of the base criterion, ``forward(preds_S, preds_T) -> scalar``.
-            One that has ``forward_avatars`` beside its ``forward``, the mean over several targets
-            at the memory of one, is run by that where K > 1.
-        perturbation (dict, optional): Config of what makes the Avatars. Defaults to
-            ``dict(type='DropoutPerturbation', drop_rate=0.1)``.
-        uncertainty (dict, optional): Config of what both maps are divided by. Defaults to
+            For K > 1 its ``forward_avatars`` is used if it has one: the mean over several targets
+            with the memory of one.
+        perturbation (dict, optional): Config of the perturbation that makes the Avatars. Defaults
+            to ``dict(type='DropoutPerturbation', drop_rate=0.1)``.
+        uncertainty (dict, optional): Config of the uncertainty that scales both maps. Defaults to
             ``dict(type='AvatarVariance')``, the paper.
         num_avatars (int): Number K >= 1 of Avatars. Defaults to 1.
         perturb (bool): Whether the targets are the Avatars; False compares with the teacher's own
             map. Defaults to True.
         loss_weight (float): Factor on the loss. Defaults to 1.0.
-        channels (int, optional): Channels of the maps, for components that have to know; found
-            by the distiller. Defaults to None.
-        level (int): Which of a task's levels this is, for a criterion that has to know; given by
-            the distiller. Defaults to 0.
+        channels (int, optional): Channels of the maps, for components that need it; set by the
+            distiller. Defaults to None.
+        level (int): Index of the task's level, for a criterion that needs it; set by the
+            distiller. Defaults to 0.
 
     Raises:
         ConfigError: If a component cannot be built, ``num_avatars`` < 1, ``loss_weight`` is
-            negative, or sigma is asked for without a perturbation.
+            negative, or sigma is used without a perturbation.
     """
 
     def __init__(self,
@@ -96,14 +97,14 @@ class UncertaintyFeatureLoss(nn.Module):
         """Start a new stream of Avatars.
 
         Args:
-            seed (int): Seed >= 0; the process's rank is mixed in.
+            seed (int): Seed >= 0; combined with the process's rank.
         """
         self._seed = seed
         self._num_calls = 0
 
     @property
     def sigma(self) -> list[Tensor]:
-        """list[Tensor]: sigma (1, C, 1, 1) of each level; empty where there is none."""
+        """list[Tensor]: sigma (1, C, 1, 1) of each level; empty without sigma."""
         return [level.sigma for level in self.uncertainty or ()
                 if isinstance(level, AvatarVariance)]
 
@@ -115,7 +116,7 @@ class UncertaintyFeatureLoss(nn.Module):
 
         Args:
             preds_S (Tensor | Sequence[Tensor]): Student map (N, C, H, W), vectors (N, C), or a
-                list of them, one a level.
+                list of them, one per level.
             preds_T (Tensor | Sequence[Tensor]): The teacher's, of the same shapes.
             data_samples (list, optional): Those of the batch, for a criterion that needs the
                 ground truth. Defaults to None.
@@ -167,7 +168,7 @@ class UncertaintyFeatureLoss(nn.Module):
         return torch.stack(losses).mean()
 
     def _draw(self, map_T: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Make the Avatars one by one, as they are asked for."""
+        """Make the Avatars lazily, one by one."""
         if self.perturbation is not None:
             for _ in range(self.num_avatars):
                 with torch.no_grad():
@@ -188,12 +189,11 @@ class UncertaintyFeatureLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in ``print(model)``."""
-        return (f'num_avatars={self.num_avatars}, perturb={self.perturb}, '
-                f'loss_weight={self.loss_weight}')
+        return show_settings(self)
 
 
 def _as_map(feature: Tensor) -> Tensor:
-    """See vectors (N, C) as maps of one position."""
+    """View vectors (N, C) as maps of one position."""
     return feature[..., None, None] if feature.dim() == 2 else feature
 
 
@@ -204,6 +204,10 @@ def _check_kind(component: Any, cfg: dict, kind: type, example: str) -> None:
 
 
 def _has_mean_of_its_forward(criterion: nn.Module) -> bool:
-    """Tell whether the class that defines ``forward`` defines ``forward_avatars`` too."""
-    owner = next(base for base in type(criterion).__mro__ if 'forward' in vars(base))
-    return 'forward_avatars' in vars(owner)
+    """Tell whether ``forward_avatars`` is defined for the loss that the class computes."""
+
+    def depth(method: str) -> int:
+        return next((depth for depth, base in enumerate(type(criterion).__mro__)
+                     if method in vars(base)), len(type(criterion).__mro__))
+
+    return depth('forward_avatars') <= min(depth('forward'), depth('compare'))

@@ -1,4 +1,4 @@
-"""Mixed precision on a machine without an accelerator."""
+"""Mixed precision on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +14,12 @@ from mmengine.runner.amp import autocast
 class CPUAmpOptimWrapper(OptimWrapper):
     """Trains under bfloat16 autocast on the CPU, where ``AmpOptimWrapper`` refuses to run.
 
-    bfloat16 has the range of float32, so that the loss needs no scaling. The arguments are those
-    of ``OptimWrapper``.
+    bfloat16 has the range of float32, so the loss needs no scaling. The arguments are those of
+    ``OptimWrapper``.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run the forward pass under autocast.
-
-        Args:
-            model (nn.Module): The model to train.
-
-        Yields:
-            None: The body is the forward pass.
-        """
+        """Run the forward pass, the body of the block, under autocast."""
         with super().optim_context(model), autocast(device_type='cpu', dtype=torch.bfloat16):
             yield

@@ -1,4 +1,4 @@
-"""Building registered components from configs, with errors in terms of config keys."""
+"""Build registered components from configs, with errors in terms of config keys."""
 import inspect
 from typing import Any, get_type_hints
 
@@ -11,17 +11,14 @@ _MOST_LETTERS = 60
 
 
 def find_type(cfg: Any, registry: Registry = MODELS) -> Any:
-    """Find what the ``type`` of a component's config stands for.
+    """Find the class or function of a component's ``type``.
 
     Args:
         cfg (dict): Config with the key ``type``.
         registry (Registry): Where it is registered. Defaults to ``MODELS``.
 
-    Returns:
-        Any: The class or function.
-
     Raises:
-        ConfigError: If ``cfg`` is no dict with a ``type``, or the type is not registered.
+        ConfigError: If ``cfg`` is not a dict with a ``type``, or the type is not registered.
     """
     if not isinstance(cfg, dict):
         raise ConfigError(f'={cfg!r}: expected dict(type=...)')
@@ -40,7 +37,7 @@ def find_type(cfg: Any, registry: Registry = MODELS) -> Any:
 
 
 def known_arguments(found: Any) -> set[str] | None:
-    """List the arguments of a class or function; None where it takes any (``**kwargs``)."""
+    """List the arguments of a class or function; None if it takes any (``**kwargs``)."""
     parameters = inspect.signature(found).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -48,13 +45,13 @@ def known_arguments(found: Any) -> set[str] | None:
 
 
 def check_arguments(cfg: dict, found: Any) -> None:
-    """Check the arguments of a component's config by the signature of its type.
+    """Check the arguments of a component's config against the signature of its type.
 
-    The annotations of our own types count too; those of other packages are not always true.
+    Annotations are checked for our own types only; those of other packages are not always right.
 
     Args:
         cfg (dict): Config with the key ``type``.
-        found (Any): What its type stands for.
+        found (Any): The class or function of its type.
 
     Raises:
         ConfigError: With all problems at once, if an argument is unknown or of a wrong type.
@@ -72,14 +69,10 @@ def check_arguments(cfg: dict, found: Any) -> None:
 
 
 def wrong_types(cfg: dict, found: Any) -> list[str]:
-    """Check values against the annotations of the class or function that takes them.
-
-    Args:
-        cfg (dict): Arguments by name.
-        found (Any): The class or function.
+    """Check arguments, given by name, against the annotations of a class or function.
 
     Returns:
-        list[str]: A problem for each value of another type; a default is never one.
+        list[str]: A problem for each value of a wrong type; a default is never one.
     """
     parameters = inspect.signature(found).parameters
     hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
@@ -109,12 +102,9 @@ def build(cfg: Any, registry: Registry = MODELS, offer: dict[str, Any] | None = 
     Args:
         cfg (dict): Config with the key ``type``.
         registry (Registry): Where its type is registered. Defaults to ``MODELS``.
-        offer (dict, optional): Arguments used where ``cfg`` does not give them and the type has
-            them by name. Defaults to None.
-        **defaults: Arguments used where ``cfg`` does not give them.
-
-    Returns:
-        Any: The component.
+        offer (dict, optional): Arguments used if the type has them and ``cfg`` does not set them.
+            Defaults to None.
+        **defaults: Arguments used if ``cfg`` does not set them.
 
     Raises:
         ConfigError: If the type or an argument is wrong, or the component cannot be built.
@@ -137,7 +127,7 @@ def _name(found: Any) -> str:
 
 
 def brief(value: Any) -> str:
-    """Show a value of a config in at most 60 letters."""
+    """Show a value of a config in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= _MOST_LETTERS else f'{text[:_MOST_LETTERS - 3]}...'
 

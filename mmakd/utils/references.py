@@ -12,25 +12,18 @@ _PACKAGES = ('mmdet', 'mmseg')
 
 
 def is_reference(name: object) -> bool:
-    """Tell whether a value refers to a config inside an installed package.
-
-    Args:
-        name (object): Any value of a config.
-
-    Returns:
-        bool: True for ``'<package>::<path>'``.
-    """
+    """Tell whether a value has the form ``'<package>::<path>'``, a config in a package."""
     return isinstance(name, str) and '::' in name
 
 
 def resolve_model(model: str | dict) -> dict:
-    """Find the model config that a ``student`` or ``teacher`` key stands for.
+    """Find the model config that a ``student`` or ``teacher`` key refers to.
 
     Args:
         model (str | dict): A model dict; the path of a config file; ``'mmdet::name.py'`` or
-            ``'mmseg::name.py'``, a config shipped inside the installed package, whichever
-            distribution installed it; or ``dict(cfg=<one of these>, **overrides)``, the overrides
-            merged into its ``model``.
+            ``'mmseg::name.py'``, a config inside the installed package of any distribution; or
+            ``dict(cfg=<one of these>, **overrides)``, which merges the overrides into its
+            ``model``.
 
     Returns:
         dict: Config to build the model from.
@@ -101,11 +94,8 @@ def find_config(name: str) -> Path:
     Args:
         name (str): A path, ``'mmdet::name.py'`` or ``'mmseg::name.py'``.
 
-    Returns:
-        Path: The file.
-
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is no such file.
     """
     if not is_reference(name):
         if not Path(name).is_file():

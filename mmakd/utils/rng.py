@@ -1,4 +1,4 @@
-"""Random streams of our own, apart from the global ones."""
+"""Save, seed and derive random streams."""
 import random
 import zlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def preserve_rng() -> Iterator[None]:
-    """Leave the global streams of Python, NumPy and torch after the block as they were before.
+    """Restore the global streams of Python, NumPy and torch after the block.
 
-    What is built inside takes its first values from the same streams, so it is as reproducible
-    as the rest of the model.
+    Random values inside the block come from the same streams, so they are as reproducible as the
+    rest of the model.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -25,12 +25,12 @@ def preserve_rng() -> Iterator[None]:
 
 
 def seed_rng(seed: int, devices: bool = True) -> None:
-    """Start the global streams of Python, NumPy and torch anew.
+    """Seed the global streams of Python, NumPy and torch.
 
     Args:
         seed (int): A seed in [0, 2^63).
-        devices (bool): Whether those of accelerators count; a worker that loads data must not
-            touch them. Defaults to True.
+        devices (bool): Whether to seed accelerators too, which a data loading worker must not.
+            Defaults to True.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -44,10 +44,10 @@ def mix_seed(*parts: int | str) -> int:
     """Mix numbers and names into one seed.
 
     Args:
-        *parts (int | str): What the seed depends on, e.g. seed, rank, iteration, task name.
+        *parts (int | str): For example seed, rank, iteration and task name.
 
     Returns:
-        int: A seed in [0, 2^63) in which every part makes a difference.
+        int: A seed in [0, 2^63) that depends on every part.
     """
     # Two words each, and their number first, so that no list is mistaken for another.
     words = [len(parts)]

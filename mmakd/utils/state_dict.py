@@ -1,4 +1,4 @@
-"""Whether weights fit a model."""
+"""Compare weights with a model."""
 import copy
 
 import torch
@@ -8,10 +8,10 @@ _SHOWN_KEYS = 6
 
 
 def rename_keys(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
-    """Let modules rename the keys of their early versions in place, as in ``load_state_dict``.
+    """Rename the keys of early versions of modules in place, as ``load_state_dict`` does.
 
     Args:
-        model (nn.Module): What the weights are for; it does not change.
+        model (nn.Module): The model of the weights; it does not change.
         state_dict (dict[str, Tensor]): The weights.
     """
     metadata = getattr(state_dict, '_metadata', {})

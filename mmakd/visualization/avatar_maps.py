@@ -21,13 +21,13 @@ _POSITIVE = 'magma'
 
 
 class AvatarMaps(NamedTuple):
-    """What a task with an ``UncertaintyFeatureLoss`` compares on one image, at one level.
+    """The maps that an ``UncertaintyFeatureLoss`` compares on one image, at one level.
 
     Args:
         teacher (Tensor): The teacher's map T (C, H, W).
         avatar (Tensor): One Avatar A (C, H, W).
         student (Tensor): The student's map S (C, H, W) after its adapter.
-        deviation (Tensor): Root of the closed form of ``E[(A - T)^2]``, (C, H, W).
+        deviation (Tensor): Square root of the closed form of ``E[(A - T)^2]``, (C, H, W).
         sigma (Tensor): The running sigma (C,), over all training images.
     """
 
@@ -52,11 +52,8 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
         data (dict): A batch of one image, as a dataloader gives it.
         task (str): Name of a task whose loss is an ``UncertaintyFeatureLoss`` with a closed-form
             ``AvatarVariance``.
-        level (int): Which of the task's maps. Defaults to 0, the first.
+        level (int): Index of the task's map. Defaults to 0.
         seed (int): Seed of the Avatar. Defaults to 0.
-
-    Returns:
-        AvatarMaps: The maps.
 
     Raises:
         TypeError: If the task's loss makes no Avatars, or their variance has no closed form.
@@ -90,7 +87,7 @@ def draw_heat_map(ax: Axes, values: Tensor, limit: float, signed: bool = True) -
     Args:
         ax (Axes): Where to draw.
         values (Tensor): The channel (H, W).
-        limit (float): End of the colour scale, so that several maps can share it.
+        limit (float): End of the colour scale, which several maps can share.
         signed (bool): Whether the scale begins at ``-limit`` instead of zero. Defaults to True.
 
     Returns:
