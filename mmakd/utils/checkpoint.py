@@ -1,4 +1,4 @@
-"""Reading checkpoint files: fetched whole, verified, and never executed."""
+"""Read checkpoint files: download them completely, verify them, and run no code in them."""
 import os
 import re
 import tempfile
@@ -36,28 +36,24 @@ _trusted: set[Path] = set()
 
 
 def trust(path: str | Path) -> None:
-    """Allow a file to hold more than weights; reading it then runs whatever code is in it.
-
-    Args:
-        path (str | Path): The file.
-    """
+    """Allow a file to hold more than weights; reading it then runs any code in it."""
     _trusted.add(Path(path).expanduser().resolve())
 
 
 def is_address(checkpoint: str) -> bool:
-    """Tell whether a checkpoint, a path or a URL, has to be fetched."""
+    """Tell whether a checkpoint, a path or a URL, must be downloaded."""
     return checkpoint.startswith(('http://', 'https://'))
 
 
 def local_path(checkpoint: str) -> Path:
-    """Return where a checkpoint, a path or a URL, lies on this machine once it is fetched."""
+    """Return the local path of a checkpoint, a path or a URL, once it is downloaded."""
     if is_address(checkpoint):
         return Path(torch.hub.get_dir(), 'checkpoints', checkpoint.rsplit('/', 1)[1])
     return Path(checkpoint).expanduser()
 
 
 def fetch(checkpoint: str, key: str) -> None:
-    """Download a checkpoint unless it is a file, or in torch's cache; once on each machine.
+    """Download a checkpoint, once on each machine, unless it is a file or in torch's cache.
 
     All ranks of a distributed training must call this together.
 
@@ -67,7 +63,7 @@ def fetch(checkpoint: str, key: str) -> None:
         key (str): The config key and its value, for messages.
 
     Raises:
-        ConfigError: On all ranks, if it cannot be downloaded or is not what its name says.
+        ConfigError: On all ranks, if it cannot be downloaded or its hash is wrong.
     """
     if is_address(checkpoint):
         with same_on_all_ranks():
@@ -76,19 +72,15 @@ def fetch(checkpoint: str, key: str) -> None:
 
 
 def read_checkpoint(path: Path, key: str, map_location: Any = 'cpu') -> Any:
-    """Read a checkpoint file as data, whatever it holds.
+    """Read all contents of a checkpoint file, without running code in it.
 
     Args:
         path (Path): The file.
         key (str): The config key and its value, for messages.
-        map_location (Any): As of ``torch.load``. Defaults to ``'cpu'``.
-
-    Returns:
-        Any: What was saved.
+        map_location (Any): As in ``torch.load``. Defaults to ``'cpu'``.
 
     Raises:
-        ConfigError: If the file is missing or damaged, or holds something that would have to be
-            executed.
+        ConfigError: If the file is missing or damaged, or holds something that would run code.
     """
     if not path.is_file():
         what = 'a directory' if path.is_dir() else 'no such file'
@@ -134,8 +126,8 @@ def read_state_dict(checkpoint: str, key: str) -> dict[str, torch.Tensor]:
         dict[str, Tensor]: The weights by name.
 
     Raises:
-        ConfigError: On all ranks, if the file is missing on one of them, damaged, holds no
-            weights, or more than that.
+        ConfigError: On all ranks, if on one of them the file is missing, is damaged, or holds no
+            weights or more than weights.
     """
     fetch(checkpoint, key)
     with same_on_all_ranks():
@@ -149,10 +141,10 @@ def read_state_dict(checkpoint: str, key: str) -> dict[str, torch.Tensor]:
 
 
 def read_checkpoints_safely(load_from: str | None = None) -> None:
-    """Have MMEngine read files and addresses this way: to resume, and for pretrained weights.
+    """Make MMEngine read files and addresses this way, to resume and for pretrained weights.
 
     Args:
-        load_from (str, optional): The config's value, for messages. Defaults to None.
+        load_from (str, optional): The config's ``load_from``, for messages. Defaults to None.
     """
 
     def load_from_verified(checkpoint: str, map_location: Any = None, **kwargs: Any) -> Any:
@@ -223,7 +215,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Find missing parts and flipped bits, over which ``torch.load`` would read.
+    """Find missing parts and flipped bits, which ``torch.load`` may not notice.
 
     Since torch 1.6 a checkpoint is a zip archive, which has checksums.
     """
@@ -237,14 +229,14 @@ def _check_archive(path: Path) -> None:
 
 
 def _statistic(owner: object, name: str) -> Callable:
-    """Stand in for ``getattr``, which only has to find the statistics of a HistoryBuffer."""
+    """Replace ``getattr``, which a checkpoint needs only for statistics of a HistoryBuffer."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise ValueError(f'getattr({owner!r}, {name!r})')
     return getattr(owner, name)
 
 
 def _harmless_globals() -> list[Callable | tuple[Callable, str]]:
-    """List what MMEngine's checkpoints hold beside tensors: logged numbers."""
+    """List the types of MMEngine's checkpoints beside tensors, those of logged numbers."""
     functions = {'_reconstruct': np.empty(0).__reduce__()[0],
                  'scalar': np.float64().__reduce__()[0]}
     # A file has the module's name of the NumPy that wrote it, before 2.0 or since.

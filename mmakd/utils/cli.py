@@ -1,4 +1,4 @@
-"""What the command line tools share."""
+"""Helpers of the command line tools."""
 
 import argparse
 import os
@@ -29,14 +29,7 @@ from .state_dict import describe_mismatch, rename_keys
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Make a parser with the arguments that MMDetection's training and testing have in common.
-
-    Args:
-        description (str): What the tool does.
-
-    Returns:
-        argparse.ArgumentParser: The parser, to which the tool adds its own arguments.
-    """
+    """Make a parser with the common arguments of MMDetection's training and testing."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--work-dir', help='where logs and results go, '
@@ -54,21 +47,17 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that overrides settings of the config.
-
-    Args:
-        parser (argparse.ArgumentParser): The parser.
-    """
+    """Add the argument ``--cfg-options``, which overrides settings of the config."""
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='settings to override, as in train_dataloader.batch_size=4; '
                         'a list is written KEY="[a,b]", without white space')
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and merge what the common arguments say.
+    """Read the config and apply the common arguments.
 
     Args:
-        args (argparse.Namespace): The arguments of a parser of :func:`make_parser`.
+        args (argparse.Namespace): Arguments of a parser from :func:`make_parser`.
 
     Returns:
         Config: The config, with ``launcher`` and ``work_dir``.
@@ -92,12 +81,12 @@ def load_config(args: argparse.Namespace) -> Config:
 def build_runner(cfg: Config, partial: bool = False) -> Runner:
     """Build the Runner, on any number of processes, with or without CUDA.
 
-    Its ``load_from`` is checked, since MMEngine itself loads what fits of any checkpoint, and
-    executes what is in the file.
+    ``load_from`` is checked, since MMEngine loads any matching part of any checkpoint, and runs
+    code in the file.
 
     Args:
         cfg (Config): The config.
-        partial (bool): Whether ``load_from`` may fit in part, as where a training starts from
+        partial (bool): Whether ``load_from`` may match in part, as when a training starts from
             other weights. Defaults to False.
 
     Returns:
@@ -138,14 +127,11 @@ def _misfit(model: nn.Module, state_dict: dict[str, Tensor], partial: bool) -> s
 def last_checkpoint(work_dir: str) -> str | None:
     """Find the newest complete checkpoint of a work directory.
 
-    A training that is killed while it saves leaves a truncated file, or a ``last_checkpoint``
-    that names a deleted one; both are passed over.
-
-    Args:
-        work_dir (str): The directory.
+    A training that is killed while saving leaves a truncated file, or a ``last_checkpoint`` that
+    names a deleted one; both are skipped.
 
     Returns:
-        str | None: The path; None where there is none.
+        str | None: The path; None if there is none.
     """
     saved = [p for p in Path(work_dir).glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+', p.stem)]
     saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)
@@ -158,12 +144,9 @@ def last_checkpoint(work_dir: str) -> str | None:
 
 @contextmanager
 def config_errors_as_messages() -> Iterator[None]:
-    """End the program with the message alone, and status 1, on a :class:`ConfigError`.
+    """On a :class:`ConfigError` in the block, exit with the message alone and status 1.
 
-    Of several processes one on each machine prints it, or the one that fails alone.
-
-    Yields:
-        None: The body is the program.
+    If all processes raise it, one on each machine prints it; otherwise the one that raises it.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Reading config files."""
+"""Read config files."""
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from .errors import ConfigError, describe, suggest
 
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file, and import what its ``custom_imports`` name.
+    """Read a config file, and import the modules of its ``custom_imports``.
 
     Args:
         path (str | Path): The file.
@@ -20,8 +20,8 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         Config: The config.
 
     Raises:
-        ConfigError: If the file or one of its bases is missing or cannot be read, a module
-            cannot be imported, or an option does not fit.
+        ConfigError: If the file or one of its bases is missing or cannot be read, a module cannot
+            be imported, or an option cannot be applied.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What the processes of a training agree on: their places, their process group, their errors."""
+"""Processes of a training: their ranks, their process group and their common errors."""
 
 import atexit
 import gc
@@ -27,7 +27,7 @@ _PLACE = {
 def take_place(launcher: str) -> None:
     """Set the environment variables of ``torch.distributed`` from those of a launcher.
 
-    MMEngine does so too, but later, and not with ``LOCAL_RANK`` for ``'mpi'``.
+    MMEngine does the same, but later, and without ``LOCAL_RANK`` for ``'mpi'``.
 
     Args:
         launcher (str): ``'none'``, ``'pytorch'``, ``'mpi'`` or ``'slurm'``.
@@ -37,19 +37,16 @@ def take_place(launcher: str) -> None:
 
 
 def local_rank() -> int:
-    """Return the rank of this process on its machine, 0 where it is alone."""
+    """Return the rank of this process on its machine; 0 if it is alone."""
     return int(os.environ.get('LOCAL_RANK', 0))
 
 
 @contextmanager
 def same_on_all_ranks() -> Iterator[None]:
-    """Have a :class:`ConfigError` of one rank end the block on all of them, with one message.
+    """Raise a :class:`ConfigError` of one rank on all ranks, with one message.
 
-    All ranks must enter the block. It may hold other such blocks, but no other collective, which
-    a rank that fails would leave out.
-
-    Yields:
-        None: The body is what may fail.
+    All ranks must enter the block. It may contain other such blocks, but no other collective,
+    which a failing rank would miss.
 
     Raises:
         ConfigError: On all ranks, with the problems of all of them.
@@ -68,11 +65,11 @@ def same_on_all_ranks() -> Iterator[None]:
 
 
 def start_gloo_without_accelerator(cfg: Config) -> None:
-    """Start the process group with gloo where MMEngine would ask for CUDA and fail.
+    """Start the process group with gloo on a CPU, where MMEngine would require CUDA and fail.
 
-    MMEngine's own start selects a CUDA device and its Runner wraps the model for one. On a CPU
-    this starts the group before the Runner, which then keeps it, and has the model wrapped
-    without devices. It does nothing for ``cfg.launcher='none'`` or where there is an accelerator.
+    MMEngine selects a CUDA device, and its Runner wraps the model for one. On a CPU this function
+    starts the group before the Runner, which then keeps it, and sets the model to be wrapped
+    without devices. It does nothing for ``cfg.launcher='none'`` or with an accelerator.
 
     Args:
         cfg (Config): The Runner's config. ``cfg.model_wrapper_cfg`` is changed in place.
@@ -95,7 +92,7 @@ def start_gloo_without_accelerator(cfg: Config) -> None:
 
 
 def _stop_gloo() -> None:
-    """End gloo's threads before the interpreter ends, which one of them else may abort."""
+    """End gloo's threads before the interpreter exits, which they might otherwise abort."""
     gc.collect()  # the wrapped model, which the Runner's reference cycles keep, holds the group
     # In torch 2.1 the end waits for gloo's threads without letting them free their last tensors.
     time.sleep(0.1)

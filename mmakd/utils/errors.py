@@ -1,4 +1,4 @@
-"""Config errors: one line a problem, all of them at once."""
+"""Config errors: one line per problem, reported together."""
 import difflib
 import inspect
 import math
@@ -16,9 +16,9 @@ _MOST_SHOWN = 12
 class ConfigError(ValueError):
     """A config that cannot be run.
 
-    Every problem is one line ``key=value: what is wrong; what to do``, its key written from the
-    place where the error was noticed; each level above puts its own key in front. A problem of
-    the very value there begins with ``=`` or ``:``.
+    Every problem is one line ``key=value: what is wrong; what to do``. The key is relative to the
+    place where the error is found; each level above adds its own key in front. A problem of the
+    value itself begins with ``=`` or ``:``.
 
     Args:
         problems (str | list[str]): One or several problems.
@@ -39,12 +39,11 @@ class ConfigError(ValueError):
 
 
 class ConfigProblems:
-    """Collects the problems of several keys, so that the user sees them all at once.
+    """Collects the problems of several keys, to report them together.
 
     Attributes:
-        problems (list[str]): What is wrong, one line each: ``key=value: what is wrong; what to
-            do``.
-        warnings (list[str]): What is suspicious but can be run, likewise.
+        problems (list[str]): One line each: ``key=value: what is wrong; what to do``.
+        warnings (list[str]): Suspicious settings that can be run, likewise.
     """
 
     def __init__(self) -> None:
@@ -52,18 +51,18 @@ class ConfigProblems:
         self.warnings: list[str] = []
 
     def add(self, problem: str) -> None:
-        """Note what is wrong."""
+        """Add a problem."""
         self.problems.append(problem)
 
     def warn(self, warning: str) -> None:
-        """Note what is suspicious."""
+        """Add a warning."""
         self.warnings.append(warning)
 
     @contextmanager
     def under(self, key: str) -> Iterator[None]:
-        """Note a :class:`ConfigError` raised in the block under ``key``, and continue after it.
+        """Add a :class:`ConfigError` of the block under ``key``, and continue after the block.
 
-        ``key`` is empty where the errors name all of it.
+        ``key`` is empty if the errors name the whole key.
         """
         try:
             yield
@@ -74,7 +73,7 @@ class ConfigProblems:
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[None]:
-        """Note any error raised in the block under ``key``, and continue after it."""
+        """Add any error of the block under ``key``, and continue after the block."""
         with self.under(key):
             try:
                 yield
@@ -90,9 +89,9 @@ class ConfigProblems:
 
 
 def describe(error: BaseException) -> str:
-    """Repeat an error that is no ConfigError in one line: its class and its own words.
+    """Describe an error of another package in one line: its class and its message.
 
-    Where they are about an unknown type or argument, the nearest valid name is added.
+    For an unknown type or argument the nearest valid name is added.
     """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [' '.join(line.split()) for line in text.strip().splitlines()]
@@ -111,7 +110,7 @@ def describe(error: BaseException) -> str:
 
 
 def suggest(name: Any, valid: Iterable[str]) -> str:
-    """Say ``did you mean 'a' or 'b'?``, or list all valid names if none is near and few exist."""
+    """Return ``did you mean 'a' or 'b'?``, or all valid names if none is near and few exist."""
     valid = sorted(set(valid))
     near = difflib.get_close_matches(str(name), valid, n=3)
     if near:
@@ -122,7 +121,7 @@ def suggest(name: Any, valid: Iterable[str]) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value of the config is a finite number; True and False are none."""
+    """Tell whether a value of the config is a finite number; True and False are not."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and math.isfinite(value))
 
@@ -132,12 +131,12 @@ def check_numbers(positive: dict[str, Any] | None = None,
     """Check numbers of the config.
 
     Args:
-        positive (dict[str, Any], optional): Values by key that are above 0. Defaults to None.
-        not_negative (dict[str, Any], optional): Values by key that are 0 or above, such as
-            weights of losses. Defaults to None.
+        positive (dict[str, Any], optional): Values by key that must be above 0. Defaults to None.
+        not_negative (dict[str, Any], optional): Values by key that must be 0 or above, such as
+            loss weights. Defaults to None.
 
     Raises:
-        ConfigError: With all problems at once, if one is no finite number, or too small.
+        ConfigError: With all problems at once, if a value is not a finite number, or too small.
     """
     problems = [f'{key}={value!r}: must be a number > 0, e.g. 1.0'
                 for key, value in (positive or {}).items()
