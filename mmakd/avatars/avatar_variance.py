@@ -81,14 +81,8 @@ class AvatarVariance(Uncertainty):
                avatars: Sequence[Tensor] = ()) -> None:
         """Take a batch into the running average; see :meth:`Uncertainty.update`.
 
-        A batch that is not finite, or without any position (as of RoIs), leaves it as it is.
-
-        Args:
-            feature (Tensor): Teacher map (N, C, H, W), float32.
-            perturbation (Perturbation | None): What makes the Avatars; needed by
-                ``'closed_form'`` only.
-            avatars (Sequence[Tensor]): The Avatars of the feature; needed by ``'sampled'`` only.
-                Defaults to ().
+        ``'closed_form'`` needs the perturbation, ``'sampled'`` the Avatars. A batch that is not
+        finite, or without any position (as of RoIs), leaves the average as it is.
 
         Raises:
             ValueError: If the perturbation has no closed form and the estimator asks for it.

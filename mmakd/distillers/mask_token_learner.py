@@ -135,14 +135,7 @@ def _set_training(network: nn.Module) -> None:
 
 
 class _Masker:
-    """Forward hook that masks the maps of a module, whatever holds them.
-
-    Args:
-        mask_modules (nn.ModuleList): Tokens of each level.
-
-    Attributes:
-        overlaps (list[Tensor]): How alike the masks of each map are.
-    """
+    """Forward hook that masks the maps of a module, and notes how alike the masks of each are."""
 
     def __init__(self, mask_modules: nn.ModuleList) -> None:
         # Round and round: a network may run several times, as on the windows of an image.
