@@ -81,13 +81,8 @@ class AvatarVariance(Uncertainty):
                avatars: Sequence[Tensor] = ()) -> None:
         """Add a batch to the running average; see :meth:`Uncertainty.update`.
 
-        A batch that is not finite, or empty (no RoI), does not change it.
-
-        Args:
-            feature (Tensor): Teacher map (N, C, H, W), float32.
-            perturbation (Perturbation | None): What makes the Avatars; for ``'closed_form'``.
-            avatars (Sequence[Tensor]): The Avatars of the feature; for ``'sampled'``. Defaults
-                to ().
+        ``'closed_form'`` needs the perturbation, ``'sampled'`` the Avatars. A batch that is not
+        finite, or without any position (as of RoIs), leaves the average as it is.
 
         Raises:
             ValueError: If the estimator needs a closed form and the perturbation has none.

@@ -284,16 +284,10 @@ def _name_maps(pairs: dict[str, TapPair], maps: dict[str, tuple[list[Tensor], li
 
 
 def _find_nonfinite(tensors: dict[str, Tensor]) -> list[str]:
-    """Find values that are not finite on any rank.
+    """Name the values that are not finite on any rank; without losses, where maps are among them.
 
-    Every rank gets the same answer, so that all decide alike and none waits for the others.
-
-    Args:
-        tensors (dict[str, Tensor]): Values by a name for messages; the same names on all ranks.
-
-    Returns:
-        list[str]: Names of those with a NaN or an infinity, with the rank where there are several;
-        without losses where maps are among them.
+    Every rank gets the same answer, so that all take the same decision and none waits for the
+    others.
     """
     extremes = torch.zeros(len(tensors), 2, device=next(iter(tensors.values())).device)
     for row, tensor in zip(extremes, tensors.values()):

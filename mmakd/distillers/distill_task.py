@@ -16,13 +16,7 @@ _KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'lo
 
 
 def task_taps(cfg: dict) -> tuple[str, str]:
-    """Read where a task taps student and teacher.
-
-    Args:
-        cfg (dict): Config of the task.
-
-    Returns:
-        tuple[str, str]: Paths of the student's and of the teacher's module.
+    """Read the paths of the student's and of the teacher's module from the config of a task.
 
     Raises:
         ConfigError: If keys are unknown or missing.

@@ -138,14 +138,7 @@ def _set_training(network: nn.Module) -> None:
 
 
 class _Masker:
-    """Forward hook that masks the maps of a module, in any container.
-
-    Args:
-        mask_modules (nn.ModuleList): Tokens of each level.
-
-    Attributes:
-        overlaps (list[Tensor]): Similarity of the masks of each map.
-    """
+    """Forward hook that masks the maps of a module, and notes how alike the masks of each are."""
 
     def __init__(self, mask_modules: nn.ModuleList) -> None:
         # Round and round: a network may run several times, as on the windows of an image.

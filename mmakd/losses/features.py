@@ -97,12 +97,7 @@ def zero_loss(loss: nn.Module, preds_S: Tensor) -> Tensor:
 
 
 def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
-    """Build a loss over features.
-
-    Args:
-        cfg (dict): Its config.
-        channels (int, optional): Channels of the maps, if its type has this argument.
-        level (int): Index of the task's level, if its type has this argument.
+    """Build a loss over features, with ``channels`` and ``level`` where its type has them.
 
     Raises:
         ConfigError: If it cannot be built, or is not a loss.
@@ -116,17 +111,9 @@ def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
 
 def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
              data_samples: list | None = None) -> Tensor:
-    """Run a loss; those of other packages also run in float32, and are zero for empty features.
+    """Run any ``loss(preds_S, preds_T)``, one of another package by the same rules as ours.
 
-    Args:
-        loss (nn.Module): Any loss, ``forward(preds_S, preds_T)``.
-        preds_S (Tensor): Student map (N, C, H, W) or vectors (N, C).
-        preds_T (Tensor): The teacher's.
-        data_samples (list, optional): Those of the batch, for a loss whose ``forward`` has an
-            argument ``data_samples``. Defaults to None.
-
-    Returns:
-        Tensor: The value of the loss.
+    Those whose ``forward`` names ``data_samples`` are given them.
     """
     kind: Any = type(loss)
     is_float32, takes_samples = _traits(kind)

@@ -53,13 +53,9 @@ class MaskTokens(nn.Module):
 
 
 def dice_overlap(masks: Tensor) -> Tensor:
-    """Measure the similarity of masks by the Dice coefficient of all pairs of an image.
+    """Measure how alike masks (N, T, H, W) are, by the Dice coefficient of every two of an image.
 
-    Args:
-        masks (Tensor): Masks (N, T, H, W).
-
-    Returns:
-        Tensor: Scalar, the mean of ``2 a.b / (a.a + b.b)``; 0 for a single mask.
+    It is the mean of ``2 a.b / (a.a + b.b)``; 0 for a single mask.
     """
     flat = masks.flatten(2)
     products = flat @ flat.transpose(1, 2)
