@@ -75,9 +75,10 @@ def build_parts(cfg: Config, problems: ConfigProblems, read_data: bool) -> Parts
                       for split in SPLITS[1:]}
         with problems.attempt('config'):
             parts.runner = Runner(
-                nn.Identity(), folder, **data, **loops, **evaluators, cfg=cfg,
+                nn.Identity(), folder, **data, **loops, **evaluators,
                 optim_wrapper=cfg.get('optim_wrapper'), default_scope=cfg.default_scope,
                 experiment_name=f'check_{uuid.uuid4().hex}', log_level='CRITICAL')
+            parts.runner.cfg = cfg  # not before: a Runner formats and dumps what it is given
             parts.runner.model = parts.model or nn.Linear(1, 1)
             has_loops = _build_training(cfg, parts.runner, problems)
             _build_hooks(cfg, parts.runner, problems, has_loops and parts.model is not None)
