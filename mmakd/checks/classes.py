@@ -33,12 +33,15 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         networks (Mapping[str, nn.Module]): ``'student'`` and ``'teacher'``, or ``'model'``.
         checkpoint (Mapping[str, Any]): ``classes`` and ``palette`` of the data set that the
             teacher's checkpoint names; empty where it names none.
-        problems (ConfigProblems): Collects what is wrong.
+        problems (ConfigProblems): Collects the problems and warnings.
 
     Raises:
         ConfigError: If ``classes`` is no list.
     """
     splits = {split: info for split, info in metainfo.items() if info.get('classes')}
+    if not splits:
+        return
+    first, data = next(iter(splits.items()))
     for split, info in splits.items():
         if not isinstance(info['classes'], (list, tuple)):
             raise ConfigError(f'{split}_dataloader.dataset.metainfo.classes={info["classes"]!r}: '
@@ -46,37 +49,34 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         palette = info.get('palette')
         if isinstance(palette, (list, tuple)) and 0 < len(palette) < len(info['classes']):
             problems.add(f'{split}_dataloader.dataset.metainfo.palette: {len(palette)} colours '
-                         f'for {len(info["classes"])} classes; give one a class')
-        difference = _difference(info['classes'], next(iter(splits.values()))['classes'])
+                         f'for {len(info["classes"])} classes; list one colour for each class')
+        difference = _difference(info['classes'], data['classes'])
         if difference:
             problems.add(f'{split}_dataloader.dataset.metainfo.classes: not those of '
-                         f'{next(iter(splits))}_dataloader: {difference}')
-    if not splits:
-        return
-    split, info = next(iter(splits.items()))
-    number = len(info['classes'])
+                         f'{first}_dataloader: {difference}')
+    number = len(data['classes'])
     # Heads for boxes of a panoptic data set know its things only.
-    right = {number, len(info.get('thing_classes') or info['classes'])}
-    source = f'the data set ({split}_dataloader) has {number}'
+    right = {number, len(data.get('thing_classes') or data['classes'])}
+    source = f'the data set ({first}_dataloader) has {number}'
     for side, network in networks.items():
-        wrong = {path: own for path, own in find_class_numbers(network).items()
-                 if own not in right}
-        for path, own in wrong.items():
+        for path, own in find_class_numbers(network).items():
+            if own in right:
+                continue
             key = f'{"model" if side == "model" else f"model.{side}"}.{path}.num_classes={own}'
             if side == 'teacher':
                 problems.warn(f'{key}: {source}; right only for taps at features, not at class '
                               'scores')
             else:
-                problems.add(f'{key}: {source} classes; set {number}, or metainfo of the '
-                             'dataset')
+                problems.add(f'{key}: {source} classes; set {number}, or metainfo of the dataset')
     if checkpoint.get('classes'):
-        difference = _difference(checkpoint['classes'], info['classes'])
+        difference = _difference(checkpoint['classes'], data['classes'])
+        theirs, ours = ([*map(list, info.get('palette') or ())] for info in (checkpoint, data))
         if difference:
             problems.warn('model.teacher_ckpt: its classes are not those of '
-                          f'{split}_dataloader: {difference}')
-        elif _plain(checkpoint.get('palette')) != _plain(info.get('palette')):
+                          f'{first}_dataloader: {difference}')
+        elif theirs != ours:
             problems.warn('model.teacher_ckpt: its palette is not that of the data set '
-                          f'({split}_dataloader); pictures of teacher and student differ in '
+                          f'({first}_dataloader); pictures of teacher and student differ in '
                           'colour')
 
 
@@ -87,7 +87,3 @@ def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
         return f'{len(theirs)} classes there, {len(ours)} here'
     return next((f'class {i} is {a!r} there, {b!r} here'
                  for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), '')
-
-
-def _plain(palette: Any) -> list[list[int]]:
-    return [list(colour) for colour in palette or ()]

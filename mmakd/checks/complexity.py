@@ -35,11 +35,7 @@ def measure_network(network: BaseModel, size: tuple[int, int] | None = None) -> 
     """Measure a detector or a segmentor.
 
     RoI heads are left out: their work depends on the number of proposals, not on the image.
-
-    Args:
-        network (BaseModel): The network.
-        size (tuple[int, int], optional): Height and width of the image. Defaults to None, a small
-            one if the network takes it.
+    Without a ``size`` (H, W) of the image it is a small one, if the network takes it.
     """
     two_stage = hasattr(network, 'roi_head') and hasattr(network, 'rpn_head')
     custom = {type(module).__name__ for name, module in network.named_modules()

@@ -11,14 +11,10 @@ from ..utils.errors import ConfigError
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Check that the local files and folders named by the datasets of a config exist.
+    """Check that the local files and folders named by the data of each split exist.
 
     Remote paths (with ``backend_args``, or of the form ``s3://...``) are not checked, nor are
     defaults of a dataset class that are not in the config.
-
-    Args:
-        cfg (Config): The config.
-        *splits (str): The dataloaders and evaluators to check: 'train', 'val' or 'test'.
 
     Raises:
         ConfigError: If anything is missing; lists all missing paths with their config keys.

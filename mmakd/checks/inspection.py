@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
 from ..distillers import AvatarDistiller, MaskTokenLearner
 from ..distillers.dry_run import SMALL
 from ..distillers.renormalize import swaps_channels
 from ..losses import UncertaintyFeatureLoss
-from ..utils.errors import ConfigError, ConfigProblems, describe
+from ..utils.errors import ConfigProblems, describe
 from .classes import check_classes, find_class_numbers
 from .complexity import Complexity, measure_network, measure_teacher
 from .data_files import check_data
@@ -56,19 +56,16 @@ def inspect_config(cfg: Config, download: bool = True, gpus: int | None = None) 
     Args:
         cfg (Config): The config.
         download (bool): Whether the teacher's checkpoint may be fetched. Defaults to True.
-        gpus (int, optional): Number of processes that the training is meant for. Defaults to
-            None, one.
+        gpus (int, optional): Number of processes of the training. Defaults to None, as of
+            :func:`describe_batch`.
     """
     problems = ConfigProblems()
     found = Inspection(problems)
-    has_data = False
-    with problems.attempt('dataset'):
-        try:
-            check_data(cfg, *SPLITS)
-            has_data = True
-        except ConfigError as error:
-            problems.warn(str(error))  # a config may be checked away from its data
-    parts = build_parts(cfg, problems, read_data=has_data)
+    data = ConfigProblems()
+    with data.under(''):
+        check_data(cfg, *SPLITS)
+    problems.warnings += data.problems  # a config may be checked away from its data
+    parts = build_parts(cfg, problems, read_data=not data.problems)
     model = found.model = parts.model
     with quiet():
         with problems.attempt('model'):
@@ -95,20 +92,25 @@ def _inspect_model(cfg: Config, found: Inspection, download: bool) -> dict[str, 
                 'teacher': getattr(model, 'teacher', None)}
     size = None
     for side, network in networks.items():
-        if network is not None:
-            complexity = None
-            try:
-                complexity = measure_network(network)
-                size = complexity.image_size if size in (None, SMALL) else size
-            except Exception as error:
-                found.problems.warn(f'{side}: FLOPs not measured: {describe(error)}')
-            found.networks[side] = network, complexity
-    for side, (network, complexity) in found.networks.items():
-        if complexity and complexity.image_size != size:
+        if network is None:
+            continue
+        found.networks[side] = network, None
+        try:
+            complexity = measure_network(network)
+        except Exception as error:
+            found.problems.warn(f'{side}: FLOPs not measured: {describe(error)}')
+            continue
+        found.networks[side] = network, complexity
+        size = complexity.image_size if size in (None, SMALL) else size
+    for side, (network, measured) in found.networks.items():
+        if measured and measured.image_size != size:
             # One takes no small image; they are compared on what it takes.
             found.networks[side] = network, measure_network(network, size)
     if isinstance(model, AvatarDistiller):
-        found.images = compare_preprocessors(model.student, model.teacher)
+        mine, theirs = (_describe_preprocessor(network.data_preprocessor)
+                        for network in (model.student, model.teacher))
+        found.images = {name: (mine[name], theirs[name]) for name in mine
+                        if mine[name] != theirs[name]}
         if found.networks['student'][1] and size:
             found.teacher_flops = measure_teacher(model, size)
         check_tokens(model, found.problems, download)
@@ -149,11 +151,8 @@ def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:
 def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> str:
     """Compare images a step with ``auto_scale_lr.base_batch_size``, in words.
 
-    Args:
-        cfg (Config): The config.
-        gpus (int, optional): Number of processes. None is one, the number that ``tools/train.py``
-            starts by itself; then a difference is no warning, since many may be meant.
-        problems (ConfigProblems): Collects what is suspicious.
+    Without ``gpus`` one process is assumed, as ``tools/train.py`` starts by itself; then a
+    difference is no warning, since more may be meant.
     """
     batch = cfg.train_dataloader.get('batch_size', 1)
     steps = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
@@ -161,9 +160,8 @@ def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> s
     base = scale.get('base_batch_size')
     number = gpus or 1
     total = batch * number * steps
-    words = f'{batch} images x {number} GPU{"s" * (number > 1)}'
-    words += f' x {steps} accumulated steps' if steps > 1 else ''
-    words += f' = {total}'
+    words = (f'{batch} images x {number} GPU{"s" * (number > 1)}'
+             f'{f" x {steps} accumulated steps" if steps > 1 else ""} = {total}')
     if not base:
         return f'{words}; the config does not say what batch its learning rate is meant for'
     if total == base:
@@ -179,22 +177,15 @@ def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> s
     return words
 
 
-def compare_preprocessors(student: nn.Module, teacher: nn.Module) -> dict[str, tuple[str, str]]:
-    """List what differs in how the images of student and teacher are prepared, by name."""
-    mine, theirs = (_describe_preprocessor(network.data_preprocessor)
-                    for network in (student, teacher))
-    return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
-
-
 def _describe_preprocessor(preprocessor: Any) -> dict[str, str]:
-    def numbers(values: Tensor) -> str:
-        return ', '.join(f'{value:g}' for value in values.flatten().tolist())
-
-    normalizes = getattr(preprocessor, '_enable_normalize', False)
+    normalized = dict.fromkeys(('mean', 'std'), 'none')
+    if getattr(preprocessor, '_enable_normalize', False):
+        for name in normalized:
+            values = getattr(preprocessor, name).flatten().tolist()
+            normalized[name] = ', '.join(f'{value:g}' for value in values)
     divisor = getattr(preprocessor, 'pad_size_divisor', getattr(preprocessor, 'size_divisor', 1))
     size = getattr(preprocessor, 'size', None)
     return dict(
-        mean=numbers(preprocessor.mean) if normalizes else 'none',
-        std=numbers(preprocessor.std) if normalizes else 'none',
+        normalized,
         channels='swapped (BGR to RGB)' if swaps_channels(preprocessor) else 'as read',
         padding=f'to {tuple(size)}' if size else f'to multiples of {divisor or 1}')

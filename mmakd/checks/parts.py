@@ -18,13 +18,13 @@ from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, HOOKS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIMIZERS, init_default_scope
 from mmengine.runner import Runner, get_priority
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..utils.build import build, check_arguments, find_type
-from ..utils.errors import ConfigError, ConfigProblems, describe
+from ..utils.errors import ConfigProblems, describe
 from ..utils.rng import preserve_rng
 from .keys import check_keys
 
@@ -35,12 +35,9 @@ _FILES = ('ann_file', 'output_dir')
 
 @dataclass
 class Parts:
-    """The parts of a config that could be built.
+    """The parts of a config that could be built, and the metainfo of each split's dataset.
 
-    Attributes:
-        model (nn.Module, optional): The model.
-        runner (Runner, optional): An untrained Runner with loops, optimizer and hooks.
-        metainfo (dict[str, dict]): Metainfo of each split's dataset.
+    The Runner is untrained, with loops, optimizer and hooks.
     """
 
     model: nn.Module | None = None
@@ -57,7 +54,7 @@ def build_parts(cfg: Config, problems: ConfigProblems, read_data: bool) -> Parts
 
     Args:
         cfg (Config): The config.
-        problems (ConfigProblems): Collects the problems.
+        problems (ConfigProblems): Collects the problems and warnings.
         read_data (bool): Whether to build the dataloaders, which read all annotations. Otherwise
             each dataset is built without reading, and a loader of numbers replaces the dataloader.
     """
@@ -89,14 +86,10 @@ def _build_model(cfg: Config, problems: ConfigProblems) -> nn.Module | None:
     wanted = copy.deepcopy(cfg.get('model'))
     if isinstance(wanted, dict) and cfg.get('data_preprocessor') is not None:
         wanted.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    with problems.under('model'):
+    with problems.attempt('model'):
         check_arguments(wanted, find_type(wanted))
-        try:
+        with problems.under(''):  # a ConfigError of ours names the whole key
             return MODELS.build(wanted)
-        except ConfigError as error:
-            problems.problems += error.problems  # with the whole key
-        except Exception as error:
-            raise ConfigError(f': {describe(error)}') from error
     return None
 
 
@@ -108,7 +101,9 @@ def _build_data(cfg: Config, split: str, parts: Parts, problems: ConfigProblems,
         with problems.attempt(f'{split}_evaluator'):
             if isinstance(metrics, dict):
                 metrics = metrics.get('metrics', metrics)
-            Evaluator(_without_files(metrics))
+            metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+            Evaluator([{key: value for key, value in metric.items() if key not in _FILES}
+                       for metric in metrics])
     key, loader = f'{split}_dataloader', cfg.get(f'{split}_dataloader')
     if loader is None:
         return None
@@ -132,17 +127,8 @@ def _build_data(cfg: Config, split: str, parts: Parts, problems: ConfigProblems,
     return built
 
 
-def _without_files(metrics: Any) -> list[dict]:
-    return [{key: value for key, value in metric.items() if key not in _FILES}
-            for metric in (metrics if isinstance(metrics, (list, tuple)) else [metrics])]
-
-
 def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> bool:
-    """Build loops, optimizer and schedules in the order of ``Runner.train``.
-
-    Returns:
-        bool: Whether the loops could be built.
-    """
+    """Build loops, optimizer and schedules as ``Runner.train``; tell if all loops were built."""
     loops = []
     for split in SPLITS:
         with problems.attempt(f'{split}_cfg'):
@@ -153,9 +139,12 @@ def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> bo
         # It cannot be built without an accelerator, and may be meant for another machine.
         wanted = {key: value for key, value in wanted.items()
                   if key not in ('type', 'loss_scale', 'dtype', 'use_fsdp')}
-    with problems.attempt('optim_wrapper'):
+    with problems.attempt('optim_wrapper'), problems.under('optim_wrapper.optimizer'):
         if wanted is not None:
-            runner.optim_wrapper = runner.build_optim_wrapper({'type': 'OptimWrapper', **wanted})
+            wanted = {'type': 'OptimWrapper', **wanted}
+            if isinstance(wanted.get('optimizer'), dict):
+                find_type(wanted['optimizer'], OPTIMIZERS)  # MMEngine would not name it
+            runner.optim_wrapper = runner.build_optim_wrapper(wanted)
             with problems.attempt('param_scheduler'):
                 if len(loops) == len(SPLITS):  # they ask the training loop
                     runner.build_param_scheduler(cfg.get('param_scheduler') or [])
@@ -186,21 +175,17 @@ def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, is_whole
         with problems.attempt(key):
             hook = hook_cfg
             if not isinstance(hook, Hook):
-                hook = build({name: value for name, value in hook_cfg.items()
-                              if name != 'priority'}, HOOKS)
-                if 'priority' in hook_cfg:
-                    get_priority(hook_cfg['priority'])
+                wanted = dict(hook_cfg)
+                get_priority(wanted.pop('priority', 'NORMAL'))
+                hook = build(wanted, HOOKS)
             if isinstance(hook, CheckpointHook):
                 # What it does not know itself it hands on when it saves, an epoch later.
                 inspect.signature(runner.save_checkpoint).bind_partial(**hook.args)
             runner.hooks.append(hook)
     for hook in runner.hooks:
         if is_whole and type(hook).__module__.startswith('mmakd.'):
-            with problems.attempt(type(hook).__name__):
-                try:
-                    hook.before_run(runner)
-                except ConfigError as error:
-                    problems.problems += error.problems  # with the hook's name
+            with problems.attempt(type(hook).__name__), problems.under(''):
+                hook.before_run(runner)  # a ConfigError names the hook itself
 
 
 @contextmanager

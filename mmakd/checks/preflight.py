@@ -20,11 +20,7 @@ def train(cfg: Config, partial: bool = False) -> None:
     """Train as a config says.
 
     Every rank checks the same config. An error in the first iteration is reported under the part
-    of the config that was running.
-
-    Args:
-        cfg (Config): The config.
-        partial (bool): As of :func:`mmakd.utils.cli.build_runner`. Defaults to False.
+    of the config that was running. ``partial`` is that of :func:`mmakd.utils.cli.build_runner`.
 
     Raises:
         ConfigError: If the config cannot be trained.
@@ -53,14 +49,7 @@ def train(cfg: Config, partial: bool = False) -> None:
 
 
 def check_before_training(cfg: Config) -> None:
-    """Check the config and its data files.
-
-    Args:
-        cfg (Config): The config.
-
-    Raises:
-        ConfigError: With all problems at once, if anything is wrong.
-    """
+    """Check the config and its data files, and raise all problems at once."""
     cfg = copy.deepcopy(cfg)
     for key in 'test_dataloader', 'test_cfg', 'test_evaluator':
         cfg.pop(key, None)

@@ -12,7 +12,7 @@ from torch import nn
 from ..distillers import AvatarDistiller
 from ..distillers.dry_run import dry_run
 from ..losses import UncertaintyFeatureLoss
-from ..utils.errors import ConfigProblems
+from ..utils.errors import ConfigProblems, numbered
 from .complexity import count_parameters
 from .inspection import Inspection
 
@@ -63,12 +63,10 @@ def _print_tasks(model: AvatarDistiller, console: Console) -> None:
     maps = dry_run(model.student, model.teacher, model.taps, ConfigProblems())
     tasks: Any = model.distiller
     for name, task in tasks.items():
-        console.print()
         pair = model.taps[name]
-        taps = pair.student
-        if pair.teacher != pair.student:
-            taps += f' (student), {pair.teacher} (teacher)'
-        console.print(Text.assemble((f'Task {name}', 'bold'), f' at {taps}'))
+        taps = pair.student if pair.teacher == pair.student else (
+            f'{pair.student} (student), {pair.teacher} (teacher)')
+        console.print(Text.assemble((f'\nTask {name}', 'bold'), f' at {taps}'))
         console.print(Padding(f'{describe_loss(task.losses[0])}, weight {task.loss_weight:g}',
                               (0, 0, 0, 2)))
         table = Table('  level', 'student', 'teacher', 'adapter', box=None, pad_edge=False)
@@ -103,8 +101,7 @@ def describe_loss(loss: nn.Module) -> str:
 def _print_facts(found: Inspection, console: Console) -> None:
     facts = {}
     if found.classes:
-        facts['classes'] = ', '.join(f'{where} {number}'
-                                     for where, number in found.classes.items())
+        facts['classes'] = ', '.join(map(' '.join, found.classes.items()))
     if found.batch is not None:
         facts['batch'] = found.batch
     if found.teacher_flops is not None:
@@ -132,10 +129,7 @@ def _print_facts(found: Inspection, console: Console) -> None:
 
 
 def _print_lines(what: str, lines: list[str], style: str, console: Console) -> None:
-    if not lines:
-        return
-    console.print()
-    console.print(f'{len(lines)} {what}{"s" * (len(lines) > 1)}:', style=style)
-    for i, line in enumerate(lines, 1):
+    if lines:
+        console.print(f'\n{len(lines)} {what}{"s" * (len(lines) > 1)}:', style=style)
         # Never folded, so that it can be searched for and copied.
-        console.print(f'  {i}. ' + line.replace('\n', '\n     '), soft_wrap=True)
+        console.print(numbered(lines), soft_wrap=True)

@@ -18,15 +18,11 @@ _PLACES = ('backend_args', 'file_client_args')
 
 
 def compare_with_student(cfg: Config, hooks: Sequence[Hook]) -> list[tuple[str, str, str]]:
-    """Compare the config of a distiller with the student's own, where it refers to one.
-
-    Args:
-        cfg (Config): The config.
-        hooks (Sequence[Hook]): The hooks of its Runner.
+    """Compare a distiller's config, and its Runner's hooks, with the student's own if it has one.
 
     Returns:
-        list[tuple[str, str, str]]: Key, the student's own value and the value here, for hooks,
-        optimizer, schedule, batch and pipelines that are missing or different.
+        list[tuple[str, str, str]]: Key, the student's own value and the value here, for what is
+        missing or different of hooks, optimizer, schedule, batch and pipelines.
     """
     student = cfg.model.get('student')
     reference = student.get('cfg') if isinstance(student, dict) else student
@@ -59,10 +55,8 @@ def _differences(own: Any, here: Any, key: str) -> Iterator[tuple[str, str, str]
         if len(own) == len(here):
             for i, pair in enumerate(zip(own, here)):
                 yield from _differences(*pair, f'{key}.{i}')
-        else:
-            lacking = [item for item in own if item not in here]
-            if lacking:
-                yield key, _types(own), _types(here)
+        elif any(item not in here for item in own):
+            yield key, _types(own), _types(here)
     elif own != here and own is not None:
         yield key, brief(own), _ABSENT if here is None else brief(here)
 

@@ -15,12 +15,8 @@ def check_weights(model: AvatarDistiller | MaskTokenLearner, problems: ConfigPro
                   download: bool) -> tuple[str, dict[str, Any]]:
     """Check the teacher's checkpoint against the teacher.
 
-    Args:
-        model (AvatarDistiller | MaskTokenLearner): A model with a teacher, whose weights are
-            loaded.
-        problems (ConfigProblems): Collects what is wrong.
-        download (bool): Whether a checkpoint at a URL is fetched. Otherwise a local file that is
-            missing is a warning.
+    The weights are loaded. Without ``download`` no address is fetched, and a local file that is
+    missing is only a warning.
 
     Returns:
         tuple[str, dict[str, Any]]: Where the weights come from, and ``classes`` and ``palette``

@@ -1,4 +1,5 @@
 """Checkpoint files that are always complete."""
+import copy
 import os
 import uuid
 from collections import deque
@@ -17,11 +18,7 @@ class AtomicLocalBackend(LocalBackend):
     """Local files that are replaced atomically: a reader sees the old or the new file."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file under a temporary name, then rename it.
-
-        Raises:
-            OSError: If it cannot be written. The previous file is kept.
-        """
+        """Write a file under a temporary name, then rename it. An error keeps the old file."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Two trainings may write the same file.
@@ -35,7 +32,12 @@ class AtomicLocalBackend(LocalBackend):
         except BaseException:
             part.unlink(missing_ok=True)  # a full disk needs the room
             raise
-        _sync_folder(path.parent)
+        if hasattr(os, 'O_DIRECTORY'):  # so that the rename survives a power cut
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 @HOOKS.register_module()
@@ -97,32 +99,12 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         backend = self.file_backend
         removed: list[Any] = []
-        # MMEngine removes the previous best one first.
-        self.file_backend = _RemovingLater(backend, removed)
+        # MMEngine removes the previous best one first; here it is only noted.
+        self.file_backend = copy.copy(backend)
+        self.file_backend.remove = removed.append
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
         for path in removed:
             backend.remove(path)
-
-
-class _RemovingLater:
-    """A file backend that records which files to remove later."""
-
-    def __init__(self, backend: Any, removed: list[Any]) -> None:
-        self._backend = backend
-        self.remove = removed.append
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, where the system can, so that a rename survives a power cut."""
-    if hasattr(os, 'O_DIRECTORY'):
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

@@ -40,9 +40,6 @@ class DistillationScheduleHook(Hook):
             training.
         by_epoch (bool): Whether ``begin``, ``stop`` and ``warmup`` count epochs, and the factor
             changes between epochs only. Defaults to False.
-
-    Raises:
-        ConfigError: With all problems at once, if an argument is wrong.
     """
 
     priority = 'NORMAL'
@@ -75,7 +72,7 @@ class DistillationScheduleHook(Hook):
         """
         if not is_training(runner):
             return
-        key = 'DistillationScheduleHook'
+        key = type(self).__name__
         problems = ConfigProblems()
         known = getattr(unwrapped_model(runner), 'distiller', None)
         if not isinstance(known, nn.ModuleDict):

@@ -1,6 +1,7 @@
 """Exact resume: an interrupted training gives the result of an uninterrupted one."""
 import logging
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
@@ -12,8 +13,6 @@ from torch.utils.data import DataLoader
 
 from ..utils.rng import mix_seed, seed_rng
 from .seeded_data import SeededBatchSampler, seed_augmentations
-
-_KEY = 'exact_resume'
 
 
 @HOOKS.register_module()
@@ -42,13 +41,14 @@ class ExactResumeHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Read the training settings that the checkpoint records."""
-        self._checkpoint = dict(parts=set(checkpoint), **checkpoint.get('meta', {}).get(_KEY, {}))
+        recorded = checkpoint.get('meta', {}).get('exact_resume', {})
+        self._checkpoint = dict(parts=set(checkpoint), **recorded)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Record the settings that a resumed training must share."""
         sampler = _sampler(runner.train_loop.dataloader)
-        checkpoint['meta'][_KEY] = dict(world_size=get_world_size(),
-                                        sampler_seed=getattr(sampler, 'seed', None))
+        checkpoint['meta']['exact_resume'] = dict(
+            world_size=get_world_size(), sampler_seed=getattr(sampler, 'seed', None))
 
     def before_train(self, runner: Runner) -> None:
         """Seed the augmentations, and warn where a resumed training cannot be exact."""
@@ -75,13 +75,11 @@ class ExactResumeHook(Hook):
 def _warn_of_config(runner: Runner) -> None:
     for name in sorted({type(part).__name__ for part in _walk(runner.train_loop.dataloader.dataset)
                         if hasattr(part, 'results_cache')}):
-        _warn(f'the transform {name} remembers earlier images, which no checkpoint holds')
+        _warn(f'the transform {name} remembers earlier images, which no checkpoint has')
     if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
-        _warn('EarlyStoppingHook forgets the scores so far, and counts its patience anew')
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):
-        schedulers = [scheduler for group in schedulers.values() for scheduler in group]
-    for scheduler in schedulers:
+        _warn('EarlyStoppingHook forgets the scores so far and restarts its patience')
+    schedulers: Any = runner.param_schedulers or []
+    for scheduler in chain(*schedulers.values()) if isinstance(schedulers, dict) else schedulers:
         if getattr(scheduler, 'need_val_args', False):
             _warn(f'{type(scheduler).__name__} follows the validation; one between the checkpoint '
                   'and the interruption is lost to it')
@@ -92,21 +90,21 @@ def _warn_of_checkpoint(runner: Runner, checkpoint: dict[str, Any]) -> None:
     if 'world_size' not in checkpoint:
         _warn('the checkpoint was saved without ExactResumeHook')
     elif checkpoint['world_size'] != get_world_size():
-        _warn(f"the checkpoint is one of {checkpoint['world_size']} processes, now there are "
+        _warn(f"the checkpoint was saved by {checkpoint['world_size']} processes, now there are "
               f'{get_world_size()}')
     needed = {'optimizer', 'param_schedulers'} if runner.param_schedulers else {'optimizer'}
     for part in sorted(needed - checkpoint['parts']):
-        _warn(f'the checkpoint holds no state of {part}, which begins anew')
+        _warn(f'the checkpoint has no state of {part}, which restarts')
     counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
     if runner.iter % counts:
-        _warn(f'the checkpoint of iteration {runner.iter} lies within a gradient accumulated '
-              f'over {counts} iterations, whose first part is lost; have checkpoints saved at '
-              f'multiples of {counts}')
+        _warn(f'the checkpoint of iteration {runner.iter} was saved while gradients were '
+              f'accumulated over {counts} iterations, and those so far are lost; save checkpoints '
+              f'at multiples of {counts} iterations')
     if isinstance(loop, EpochBasedTrainLoop) and runner.iter % len(loop.dataloader):
-        _warn(f'the checkpoint of iteration {runner.iter} lies within an epoch, which begins '
-              'anew; have checkpoints saved by epoch')
+        _warn(f'the checkpoint of iteration {runner.iter} was saved within an epoch, which '
+              'restarts; save checkpoints at the end of epochs')
     if getattr(loop, 'fast_forward_on_resume', False):
-        _warn('train_cfg.fast_forward_on_resume=True has the data begin anew; leave it out')
+        _warn('train_cfg.fast_forward_on_resume=True restarts the data; remove it')
 
 
 def _warn(reason: str) -> None:
@@ -116,13 +114,11 @@ def _warn(reason: str) -> None:
 
 def _walk(part: Any) -> Iterator[Any]:
     """Iterate over a dataset, the datasets that it wraps, and their transforms."""
-    if isinstance(part, (list, tuple)):
-        for item in part:
-            yield from _walk(item)
-        return
     yield part
-    for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
-        yield from _walk(getattr(part, name, []))
+    inner = part if isinstance(part, (list, tuple)) else [
+        getattr(part, name, ()) for name in ('dataset', 'datasets', 'pipeline', 'transforms')]
+    for item in inner:
+        yield from _walk(item)
 
 
 def _replays(runner: Runner) -> bool:

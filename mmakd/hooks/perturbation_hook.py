@@ -35,9 +35,6 @@ class PerturbationHook(Hook):
         stop (int, optional): Its last. Defaults to None, the end of training.
         by_epoch (bool): Whether ``begin`` and ``stop`` count epochs, and the strength changes
             between epochs only. Defaults to False.
-
-    Raises:
-        ConfigError: If an argument is wrong.
     """
 
     priority = 'NORMAL'

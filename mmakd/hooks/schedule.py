@@ -3,7 +3,7 @@ import math
 
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ..utils.errors import ConfigError, is_number, suggest
+from ..utils.errors import ConfigError, ConfigProblems, check_numbers, suggest
 
 _MODES = ('constant', 'linear', 'cosine')
 
@@ -11,28 +11,23 @@ _MODES = ('constant', 'linear', 'cosine')
 class Schedule:
     """A value that goes from ``start`` at ``begin`` to ``end`` at ``stop``, constant outside.
 
-    Takes the arguments of :class:`PerturbationHook`.
-
-    Raises:
-        ConfigError: With all problems at once, if an argument is wrong.
+    Takes the arguments of :class:`PerturbationHook`, and raises all their problems at once.
     """
 
     def __init__(self, mode: str, start: float, end: float, begin: int, stop: int | None,
                  by_epoch: bool) -> None:
-        problems = []
+        problems = ConfigProblems()
         if mode not in _MODES:
-            problems.append(f'mode={mode!r}: {suggest(mode, _MODES)}')
-        for key, value in (('start', start), ('end', end)):
-            if not is_number(value) or value < 0:
-                problems.append(f'{key}={value!r}: must be a number >= 0, e.g. 1.0')
+            problems.add(f'mode={mode!r}: {suggest(mode, _MODES)}')
+        with problems.under(''):
+            check_numbers(not_negative=dict(start=start, end=end))
         if not isinstance(begin, int) or begin < 0:
-            problems.append(f'begin={begin!r}: must be an integer >= 0')
+            problems.add(f'begin={begin!r}: must be an integer >= 0')
         elif stop is not None and (not isinstance(stop, int) or stop <= begin):
-            problems.append(f'stop={stop!r}: must be None or an integer > begin={begin}')
+            problems.add(f'stop={stop!r}: must be None or an integer > begin={begin}')
         if not isinstance(by_epoch, bool):
-            problems.append(f'by_epoch={by_epoch!r}: must be True or False')
-        if problems:
-            raise ConfigError(problems)
+            problems.add(f'by_epoch={by_epoch!r}: must be True or False')
+        problems.raise_if_any()
         self.start = start
         self.end = start if mode == 'constant' else end
         self.begin = begin
@@ -41,11 +36,7 @@ class Schedule:
         self._is_cosine = mode == 'cosine'
 
     def check(self, runner: Runner) -> None:
-        """Check the schedule against the training loop.
-
-        Raises:
-            ConfigError: If epochs are counted in an iteration-based loop.
-        """
+        """Raise a :class:`ConfigError` if epochs are counted in an iteration-based loop."""
         if self.by_epoch and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ConfigError('by_epoch=True: this training counts iterations; set by_epoch=False')
 

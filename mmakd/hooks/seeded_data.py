@@ -57,11 +57,8 @@ def seed_augmentations(dataloader: DataLoader, seed: int) -> SeededBatchSampler:
     before. Without workers, loading reseeds the global streams of the training process.
 
     Args:
-        dataloader (DataLoader): With a batch sampler; not iterated yet.
+        dataloader (DataLoader): With a batch sampler; not iterated yet. It gets a new one.
         seed (int): Seed of training and rank.
-
-    Returns:
-        SeededBatchSampler: The dataloader's new batch sampler.
     """
     # torch asks a dataset for a whole batch where it has this method.
     dataset: Any = dataloader.dataset

@@ -24,7 +24,6 @@ from ..utils.rng import preserve_rng
 from .atomic_checkpoint_hook import AtomicLocalBackend
 from .runner import is_training, unwrapped_model
 
-_KEY = 'TeacherEvalHook'
 # Metrics that rate a network, by the end of their names, and the score of a perfect one.
 _PERFECT = dict(mAP=1, AP=1, AP50=1, mIoU=100, mDice=100, mFscore=100, PQ=100)
 _CAUSES = ("its class list or their order differs from the data set's, its checkpoint was "
@@ -55,9 +54,6 @@ class TeacherEvalHook(Hook):
 
     Attributes:
         scores (dict[str, float]): The teacher's scores by metric; empty before training.
-
-    Raises:
-        ConfigError: If ``cache_dir`` is not a path.
     """
 
     # After RuntimeInfoHook, which notes the student's metrics; before LoggerHook, which reads.
@@ -70,23 +66,19 @@ class TeacherEvalHook(Hook):
         self.scores: dict[str, float] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Check that there are a teacher and a validation.
-
-        Raises:
-            ConfigError: With all problems at once, if one is missing.
-        """
+        """Raise a :class:`ConfigError` if there is no teacher or no validation."""
         if not is_training(runner):
             return
         problems = ConfigProblems()
         if not isinstance(getattr(unwrapped_model(runner), 'teacher', None), BaseModel):
-            problems.add(f'{_KEY}: the model has no teacher; remove the hook or train '
+            problems.add('TeacherEvalHook: the model has no teacher; remove the hook or train '
                          "model=dict(type='AvatarDistiller', ...)")
         elif 'teacher' not in runner.cfg.get('model', {}):
-            problems.add(f"{_KEY}: the runner's config has no model.teacher; build the runner "
-                         'by Runner.from_cfg')
+            problems.add("TeacherEvalHook: the runner's config has no model.teacher; build the "
+                         'runner by Runner.from_cfg')
         if runner.val_loop is None or not runner.cfg.get('val_evaluator'):
-            problems.add(f'{_KEY}: the config has no validation; remove the hook or give val_cfg, '
-                         'val_dataloader and val_evaluator')
+            problems.add('TeacherEvalHook: the config has no validation; remove the hook or give '
+                         'val_cfg, val_dataloader and val_evaluator')
         problems.raise_if_any()
 
     def before_train(self, runner: Runner) -> None:
@@ -103,16 +95,15 @@ class TeacherEvalHook(Hook):
             found = [load_scores(path)]
         # All ranks evaluate, or none.
         broadcast_object_list(found)
+        source = ' (cached)'
         if found[0] is None:
             print_log('Evaluating the teacher on the validation set', 'current')
-            self.scores = _evaluate(runner, teacher)
+            found, source = [_evaluate(runner, teacher)], ''
             if is_main_process():
-                save_scores(path, self.scores, teacher_ckpt=runner.cfg.model.get('teacher_ckpt'))
-        else:
-            self.scores = found[0]
+                save_scores(path, found[0], teacher_ckpt=runner.cfg.model.get('teacher_ckpt'))
+        self.scores = found[0]
         listed = ', '.join(f'{metric}: {score:.4f}' for metric, score in self.scores.items())
-        print_log(f"The teacher's score{'' if found[0] is None else ' (cached)'}: "
-                  f"{listed or 'none'}", 'current')
+        print_log(f"The teacher's score{source}: {listed or 'none'}", 'current')
         main = self._main_metric()
         if not self.scores:
             _warn('The teacher has no score: it finds nothing at all, or val_evaluator only '
@@ -126,11 +117,9 @@ class TeacherEvalHook(Hook):
         for metric, score in self.scores.items():
             hub.update_scalar(f'val/teacher/{metric}', score)
         main = self._main_metric()
-        if not main or not metrics or main not in metrics:
-            return
         # The hub's history comes back with a resumed training.
-        is_first = len(hub.get_scalar(f'val/teacher/{main}').data[0]) == 1
-        if is_first and not self.scores[main] > metrics[main]:
+        if (main and metrics and main in metrics and not self.scores[main] > metrics[main]
+                and len(hub.get_scalar(f'val/teacher/{main}').data[0]) == 1):
             _warn(f'The teacher ({main}: {self.scores[main]:.4f}) is no better than the student '
                   f'at its first validation ({metrics[main]:.4f})')
 
@@ -139,15 +128,7 @@ class TeacherEvalHook(Hook):
 
 
 def digest(network: nn.Module, *settings: Any) -> str:
-    """Hash everything that a network's score depends on.
-
-    Args:
-        network (nn.Module): The network; the hash includes every byte of its weights.
-        *settings (Any): Everything else, by its ``repr``.
-
-    Returns:
-        str: SHA-256, 64 hexadecimal digits.
-    """
+    """Compute a SHA-256 of the weights of a network and the ``repr`` of all settings."""
     sha256 = hashlib.sha256(repr(settings).encode())
     for name, value in network.state_dict().items():
         sha256.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
@@ -212,7 +193,7 @@ def _evaluate(runner: Runner, teacher: BaseModel) -> dict[str, float]:
             metrics = evaluator.evaluate(len(dataloader.dataset))
         except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f'{_KEY}: the teacher cannot be evaluated on the validation set '
+                'TeacherEvalHook: the teacher cannot be evaluated on the validation set '
                 f'({type(error).__name__}: {error}). Perhaps {_CAUSES}; set that right, or remove '
                 'the hook where the teacher need not predict these classes') from error
     return {metric: float(score) for metric, score in metrics.items() if isinstance(score, Real)}

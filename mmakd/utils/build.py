@@ -11,11 +11,7 @@ _MOST_LETTERS = 60
 
 
 def find_type(cfg: Any, registry: Registry = MODELS) -> Any:
-    """Find the class or function of a component's ``type``.
-
-    Args:
-        cfg (dict): Config with the key ``type``.
-        registry (Registry): Where it is registered. Defaults to ``MODELS``.
+    """Find the class or function of a component's ``type`` in a registry.
 
     Raises:
         ConfigError: If ``cfg`` is not a dict with a ``type``, or the type is not registered.
@@ -49,19 +45,14 @@ def check_arguments(cfg: dict, found: Any) -> None:
 
     Annotations are checked for our own types only; those of other packages are not always right.
 
-    Args:
-        cfg (dict): Config with the key ``type``.
-        found (Any): The class or function of its type.
-
     Raises:
         ConfigError: With all problems at once, if an argument is unknown or of a wrong type.
     """
-    known = known_arguments(found)
     given = {key: value for key, value in cfg.items() if key not in ('type', '_scope_')}
-    problems = []
-    if known is not None:
-        problems = [f'{key}={brief(given[key])}: {_name(found)} has no such argument; '
-                    f'{suggest(key, {"type", *known})}' for key in sorted(set(given) - known)]
+    known = known_arguments(found)
+    unknown = [] if known is None else sorted(set(given) - known)
+    problems = [f'{key}={brief(given[key])}: {_name(found)} has no such argument; '
+                f'{suggest(key, {"type", *(known or ())})}' for key in unknown]
     if found.__module__.startswith('mmakd.'):
         problems += wrong_types(given, found)
     if problems:
@@ -85,8 +76,7 @@ def wrong_types(cfg: dict, found: Any) -> list[str]:
         try:
             if isinstance(value, bool) and 'bool' not in name and hint is not Any:
                 raise TypeCheckError('Python takes it for a number')
-            check_type(value, hint,
-                       collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+            check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError:
             problems.append(f'{key}={brief(value)}: must be {name}')
     return problems
@@ -101,9 +91,8 @@ def build(cfg: Any, registry: Registry = MODELS, offer: dict[str, Any] | None = 
 
     Args:
         cfg (dict): Config with the key ``type``.
-        registry (Registry): Where its type is registered. Defaults to ``MODELS``.
+        registry (Registry): Where the type is registered.
         offer (dict, optional): Arguments used if the type has them and ``cfg`` does not set them.
-            Defaults to None.
         **defaults: Arguments used if ``cfg`` does not set them.
 
     Raises:

@@ -60,7 +60,7 @@ def fetch(checkpoint: str, key: str) -> None:
     Args:
         checkpoint (str): Path or URL. Where the name of a URL ends in ``-<8 hex>.pth``, the
             SHA-256 of the file must begin with these digits.
-        key (str): The config key and its value, for messages.
+        key (str): The config key and its value, for messages; so in the other functions.
 
     Raises:
         ConfigError: On all ranks, if it cannot be downloaded or its hash is wrong.
@@ -73,11 +73,6 @@ def fetch(checkpoint: str, key: str) -> None:
 
 def read_checkpoint(path: Path, key: str, map_location: Any = 'cpu') -> Any:
     """Read all contents of a checkpoint file, without running code in it.
-
-    Args:
-        path (Path): The file.
-        key (str): The config key and its value, for messages.
-        map_location (Any): As in ``torch.load``. Defaults to ``'cpu'``.
 
     Raises:
         ConfigError: If the file is missing or damaged, or holds something that would run code.
@@ -114,16 +109,9 @@ def read_checkpoint(path: Path, key: str, map_location: Any = 'cpu') -> Any:
 
 
 def read_state_dict(checkpoint: str, key: str) -> dict[str, torch.Tensor]:
-    """Read the weights of a checkpoint.
+    """Read the weights of a checkpoint, a path or a URL, by name.
 
     All ranks of a distributed training must call this together.
-
-    Args:
-        checkpoint (str): Path or URL.
-        key (str): The config key and its value, for messages.
-
-    Returns:
-        dict[str, Tensor]: The weights by name.
 
     Raises:
         ConfigError: On all ranks, if on one of them the file is missing, is damaged, or holds no
@@ -143,8 +131,7 @@ def read_state_dict(checkpoint: str, key: str) -> dict[str, torch.Tensor]:
 def read_checkpoints_safely(load_from: str | None = None) -> None:
     """Make MMEngine read files and addresses this way, to resume and for pretrained weights.
 
-    Args:
-        load_from (str, optional): The config's ``load_from``, for messages. Defaults to None.
+    Messages name the key ``load_from`` where the file is the one given.
     """
 
     def load_from_verified(checkpoint: str, map_location: Any = None, **kwargs: Any) -> Any:
@@ -158,8 +145,7 @@ def read_checkpoints_safely(load_from: str | None = None) -> None:
         fetch(source, key)
         with same_on_all_ranks():
             content = read_checkpoint(local_path(source), key, map_location)
-        if checkpoint.startswith('mmcls://'):
-            # A classifier's.
+        if checkpoint.startswith('mmcls://'):  # weights of a classifier
             weights = content.get('state_dict', content)
             return {name.removeprefix('backbone.'): value for name, value in weights.items()
                     if name.startswith('backbone.')}
@@ -220,12 +206,12 @@ def _check_archive(path: Path) -> None:
     Since torch 1.6 a checkpoint is a zip archive, which has checksums.
     """
     with path.open('rb') as file:
-        is_archive = file.read(2) == b'PK'
-    if is_archive:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f'the checksum of {damaged} is wrong')
+        if file.read(2) != b'PK':
+            return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f'the checksum of {damaged} is wrong')
 
 
 def _statistic(owner: object, name: str) -> Callable:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import os.path as osp
 import re
 import sys
 import zipfile
@@ -14,16 +13,10 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
-from torch import Tensor, nn
 
 from .checkpoint import read_checkpoints_safely, read_state_dict, trust
 from .config_file import read_config
-from .dist import (
-    local_rank,
-    same_on_all_ranks,
-    start_gloo_without_accelerator,
-    take_place,
-)
+from .dist import local_rank, same_on_all_ranks, start_gloo_without_accelerator, take_place
 from .errors import ConfigError
 from .state_dict import describe_mismatch, rename_keys
 
@@ -54,13 +47,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and apply the common arguments.
-
-    Args:
-        args (argparse.Namespace): Arguments of a parser from :func:`make_parser`.
-
-    Returns:
-        Config: The config, with ``launcher`` and ``work_dir``.
+    """Read the config and apply the arguments of :func:`make_parser`.
 
     Raises:
         ConfigError: If the config cannot be read.
@@ -71,10 +58,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     for path in args.trust:
         trust(path)
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     return cfg
 
 
@@ -89,9 +73,6 @@ def build_runner(cfg: Config, partial: bool = False) -> Runner:
         partial (bool): Whether ``load_from`` may match in part, as when a training starts from
             other weights. Defaults to False.
 
-    Returns:
-        Runner: The Runner, or what ``cfg.runner_type`` names.
-
     Raises:
         ConfigError: If ``load_from`` is missing, damaged, unsafe or of another model.
     """
@@ -102,26 +83,23 @@ def build_runner(cfg: Config, partial: bool = False) -> Runner:
         # Not before the Runner has started the process group: one rank fetches it for the others.
         state_dict = read_state_dict(cfg.load_from, f'load_from={cfg.load_from!r}')
         with same_on_all_ranks():
-            problem = _misfit(runner.model, state_dict, partial)
+            # Of several processes, or of test-time augmentation.
+            model = getattr(runner.model, 'module', runner.model)
+            rename_keys(model, state_dict)
+            # A plain student's checkpoint in the distiller's config, and the other way round.
+            problem = describe_mismatch(model, state_dict, ignored=('distiller.', ))
+            if partial and problem:
+                own = model.state_dict()
+                # BatchNorm adds its counters to old files itself.
+                fits = any(name in own and own[name].shape == value.shape
+                           for name, value in state_dict.items()
+                           if not name.endswith('num_batches_tracked'))
+                problem = '' if fits else ("none of its weights has the name and the shape of the "
+                                           "model's")
             if problem:
                 raise ConfigError(f'load_from={cfg.load_from!r}: does not fit the model: '
                                   f'{problem}; name a checkpoint of this config')
     return runner
-
-
-def _misfit(model: nn.Module, state_dict: dict[str, Tensor], partial: bool) -> str:
-    # Of several processes, or of test-time augmentation.
-    model = getattr(model, 'module', model)
-    rename_keys(model, state_dict)
-    if partial:
-        own = model.state_dict()
-        # BatchNorm adds its counters to old files itself.
-        fits = any(name in own and own[name].shape == value.shape
-                   for name, value in state_dict.items()
-                   if not name.endswith('num_batches_tracked'))
-        return '' if fits else "none of its weights has the name and the shape of the model's"
-    # A plain student's checkpoint in the distiller's config, and the other way round.
-    return describe_mismatch(model, state_dict, ignored=('distiller.', ))
 
 
 def last_checkpoint(work_dir: str) -> str | None:
@@ -129,15 +107,10 @@ def last_checkpoint(work_dir: str) -> str | None:
 
     A training that is killed while saving leaves a truncated file, or a ``last_checkpoint`` that
     names a deleted one; both are skipped.
-
-    Returns:
-        str | None: The path; None if there is none.
     """
     saved = [p for p in Path(work_dir).glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+', p.stem)]
     saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    recorded = find_latest_checkpoint(work_dir)
-    candidates = [recorded] if recorded else []
-    candidates += map(str, saved)
+    candidates = [find_latest_checkpoint(work_dir) or '', *map(str, saved)]
     # A checkpoint is a zip archive, whose index is written last.
     return next((path for path in candidates if zipfile.is_zipfile(path)), None)
 

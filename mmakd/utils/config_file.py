@@ -13,11 +13,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Args:
         path (str | Path): The file.
-        options (Mapping[str, Any], optional): Settings to override, by dotted key. Defaults to
-            None.
-
-    Returns:
-        Config: The config.
+        options (Mapping[str, Any], optional): Settings to override, by dotted key.
 
     Raises:
         ConfigError: If the file or one of its bases is missing or cannot be read, a module cannot

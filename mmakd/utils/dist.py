@@ -28,9 +28,6 @@ def take_place(launcher: str) -> None:
     """Set the environment variables of ``torch.distributed`` from those of a launcher.
 
     MMEngine does the same, but later, and without ``LOCAL_RANK`` for ``'mpi'``.
-
-    Args:
-        launcher (str): ``'none'``, ``'pytorch'``, ``'mpi'`` or ``'slurm'``.
     """
     for name, source in zip(_PLACE['pytorch'], _PLACE.get(launcher, ()), strict=False):
         os.environ[name] = os.environ[source]
@@ -69,10 +66,8 @@ def start_gloo_without_accelerator(cfg: Config) -> None:
 
     MMEngine selects a CUDA device, and its Runner wraps the model for one. On a CPU this function
     starts the group before the Runner, which then keeps it, and sets the model to be wrapped
-    without devices. It does nothing for ``cfg.launcher='none'`` or with an accelerator.
-
-    Args:
-        cfg (Config): The Runner's config. ``cfg.model_wrapper_cfg`` is changed in place.
+    without devices (``cfg.model_wrapper_cfg``, in place). It does nothing for
+    ``cfg.launcher='none'`` or with an accelerator.
     """
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or get_device() != 'cpu':
@@ -80,14 +75,14 @@ def start_gloo_without_accelerator(cfg: Config) -> None:
     take_place(launcher)
     os.environ.setdefault('MASTER_PORT', '29500')
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
-        os.environ['MASTER_ADDR'] = _first_slurm_host()
+        hosts = subprocess.check_output(
+            ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']], text=True)
+        os.environ['MASTER_ADDR'] = hosts.split()[0]
     torch_dist.init_process_group('gloo')
     atexit.register(_stop_gloo)
 
-    wrapper = dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+                   find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = {**(cfg.get('model_wrapper_cfg') or wrapper), 'device_ids': None}
 
 
@@ -97,11 +92,3 @@ def _stop_gloo() -> None:
     # In torch 2.1 the end waits for gloo's threads without letting them free their last tensors.
     time.sleep(0.1)
     torch_dist.destroy_process_group()
-
-
-def _first_slurm_host() -> str:
-    """Return the name of the job's first machine."""
-    hosts = subprocess.run(
-        ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']],
-        check=True, capture_output=True, text=True).stdout
-    return hosts.split()[0]

@@ -2,6 +2,7 @@
 import difflib
 import inspect
 import math
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,12 +31,9 @@ class ConfigError(ValueError):
         problems = [problems] if isinstance(problems, str) else problems
         self.problems = list(dict.fromkeys(problems))  # one may be found in two ways
         self.on_all_ranks = on_all_ranks
-        if len(self.problems) == 1:
-            message = self.problems[0]
-        else:
-            lines = (f'  {i}. {problem}' for i, problem in enumerate(self.problems, 1))
-            message = '\n'.join([f'{len(self.problems)} problems in the config:', *lines])
-        super().__init__(message)
+        number = len(self.problems)
+        super().__init__(self.problems[0] if number == 1 else
+                         f'{number} problems in the config:\n{numbered(self.problems)}')
 
 
 class ConfigProblems:
@@ -95,8 +93,11 @@ def describe(error: BaseException) -> str:
     """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [' '.join(line.split()) for line in text.strip().splitlines()]
-    # The registry's hints on custom imports are left out.
-    words = ': '.join([type(error).__name__, *lines[:1]]).split('. Please check whether')[0]
+    if lines and 'in DataLoader worker process' in lines[0]:
+        words = lines[-1]  # the original error, after its traceback
+    else:
+        # The registry's hints on custom imports are left out.
+        words = ': '.join([type(error).__name__, *lines[:1]]).split('. Please check whether')[0]
     wrong = re.search(r"(\w+) is not in the [\w: ]+ registry"
                       r"|(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", words)
     if not wrong:
@@ -107,6 +108,12 @@ def describe(error: BaseException) -> str:
     found = known.get(wrong[2])
     hint = suggest(wrong[1] or wrong[3], inspect.signature(found).parameters if found else known)
     return f'{words}; {hint}' if hint.startswith('did') else words
+
+
+def numbered(lines: Iterable[str]) -> str:
+    """Number problems for a message; one of several lines is indented as a whole."""
+    return '\n'.join(f'  {i}. ' + line.replace('\n', '\n     ')
+                     for i, line in enumerate(lines, 1))
 
 
 def suggest(name: Any, valid: Iterable[str]) -> str:
@@ -128,21 +135,15 @@ def is_number(value: Any) -> bool:
 
 def check_numbers(positive: dict[str, Any] | None = None,
                   not_negative: dict[str, Any] | None = None) -> None:
-    """Check numbers of the config.
-
-    Args:
-        positive (dict[str, Any], optional): Values by key that must be above 0. Defaults to None.
-        not_negative (dict[str, Any], optional): Values by key that must be 0 or above, such as
-            loss weights. Defaults to None.
+    """Check numbers of the config, given by key.
 
     Raises:
         ConfigError: With all problems at once, if a value is not a finite number, or too small.
     """
-    problems = [f'{key}={value!r}: must be a number > 0, e.g. 1.0'
-                for key, value in (positive or {}).items()
-                if not is_number(value) or not value > 0]
-    problems += [f'{key}={value!r}: must be a number >= 0, e.g. 1.0'
-                 for key, value in (not_negative or {}).items()
-                 if not is_number(value) or value < 0]
+    problems = [f'{key}={value!r}: must be a number {sign} 0, e.g. 1.0'
+                for sign, is_right, values in (('>', operator.gt, positive),
+                                               ('>=', operator.ge, not_negative))
+                for key, value in (values or {}).items()
+                if not is_number(value) or not is_right(value, 0)]
     if problems:
         raise ConfigError(problems)

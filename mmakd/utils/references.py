@@ -25,17 +25,13 @@ def resolve_model(model: str | dict) -> dict:
             ``dict(cfg=<one of these>, **overrides)``, which merges the overrides into its
             ``model``.
 
-    Returns:
-        dict: Config to build the model from.
-
     Raises:
         ConfigError: If the package, the file or its ``model`` is missing.
     """
     if isinstance(model, dict) and 'cfg' in model:
-        overrides = {key: value for key, value in model.items() if key != 'cfg'}
-        problems = ConfigProblems()
+        problems, overrides = ConfigProblems(), dict(model)
         with problems.under('cfg'):
-            merged = Config(dict(model=resolve_model(model['cfg'])))
+            merged = Config(dict(model=resolve_model(overrides.pop('cfg'))))
         problems.raise_if_any()
         try:
             merged.merge_from_dict(dict(model=overrides))
@@ -48,8 +44,7 @@ def resolve_model(model: str | dict) -> dict:
                               "or dict(cfg='mmdet::name.py', ...)")
         return model
     if not isinstance(model, str):
-        raise ConfigError(f"={model!r}: expected a model dict, a config path or "
-                          "'mmdet::name.py'")
+        raise ConfigError(f"={model!r}: expected a model dict, a config path or 'mmdet::name.py'")
     try:
         cfg = read_config(find_config(model))
     except ConfigError as error:
@@ -64,13 +59,7 @@ def resolve_model(model: str | dict) -> dict:
 
 
 def find_checkpoint(reference: str) -> str:
-    """Find the checkpoint that the installed package's metafile names for a config.
-
-    Args:
-        reference (str): ``'mmdet::name.py'`` or ``'mmseg::name.py'``.
-
-    Returns:
-        str: Address of the checkpoint.
+    """Find the address of the checkpoint that a package's metafile names for a reference.
 
     Raises:
         ConfigError: If the metafile names none.
@@ -89,10 +78,7 @@ def find_checkpoint(reference: str) -> str:
 
 
 def find_config(name: str) -> Path:
-    """Find a config file.
-
-    Args:
-        name (str): A path, ``'mmdet::name.py'`` or ``'mmseg::name.py'``.
+    """Find a config file by its path or its reference.
 
     Raises:
         ConfigError: If there is no such file.

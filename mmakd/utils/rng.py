@@ -25,30 +25,17 @@ def preserve_rng() -> Iterator[None]:
 
 
 def seed_rng(seed: int, devices: bool = True) -> None:
-    """Seed the global streams of Python, NumPy and torch.
+    """Seed the global streams of Python, NumPy and torch by a number in [0, 2^63).
 
-    Args:
-        seed (int): A seed in [0, 2^63).
-        devices (bool): Whether to seed accelerators too, which a data loading worker must not.
-            Defaults to True.
+    ``devices`` has accelerators seeded too, which a data loading worker must not do.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    if devices:
-        torch.manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
+    (torch if devices else torch.default_generator).manual_seed(seed)
 
 
 def mix_seed(*parts: int | str) -> int:
-    """Mix numbers and names into one seed.
-
-    Args:
-        *parts (int | str): For example seed, rank, iteration and task name.
-
-    Returns:
-        int: A seed in [0, 2^63) that depends on every part.
-    """
+    """Mix numbers and names, such as rank, iteration and task, into one seed in [0, 2^63)."""
     # Two words each, and their number first, so that no list is mistaken for another.
     words = [len(parts)]
     for part in parts:

@@ -8,12 +8,7 @@ _SHOWN_KEYS = 6
 
 
 def rename_keys(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
-    """Rename the keys of early versions of modules in place, as ``load_state_dict`` does.
-
-    Args:
-        model (nn.Module): The model of the weights; it does not change.
-        state_dict (dict[str, Tensor]): The weights.
-    """
+    """Rename the keys of early versions of modules in place, as ``load_state_dict`` does."""
     metadata = getattr(state_dict, '_metadata', {})
     for name, module in copy.deepcopy(model).named_modules():
         module._load_from_state_dict(state_dict, f'{name}.' if name else '',
@@ -22,12 +17,7 @@ def rename_keys(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
 
 def describe_mismatch(model: nn.Module, state_dict: dict[str, torch.Tensor],
                       ignored: tuple[str, ...] = ()) -> str:
-    """Compare weights with a model key by key, and say in one line what does not fit.
-
-    Args:
-        model (nn.Module): The model.
-        state_dict (dict[str, Tensor]): The weights.
-        ignored (tuple[str, ...]): Beginnings of keys that are not compared. Defaults to ().
+    """Compare weights with a model, except keys that begin with one of ``ignored``.
 
     Returns:
         str: How many keys are missing, unexpected and of another shape, and the first of them;

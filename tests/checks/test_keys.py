@@ -6,7 +6,7 @@ import mmseg
 import pytest
 from mmengine.config import Config
 
-from mmakd.checks.keys import KEYS, check_keys, nearest_key
+from mmakd.checks.keys import check_keys, nearest_key
 from mmakd.utils.errors import ConfigProblems
 
 
@@ -19,7 +19,7 @@ from mmakd.utils.errors import ConfigProblems
     ('norm_cfg', None), ('data_root', None), ('optimizer', None), ('lr', None),
 ])
 def test_nearest_key(key, expected):
-    assert nearest_key(key, KEYS) == expected
+    assert nearest_key(key) == expected
 
 
 def test_variables_of_the_stock_configs_are_not_taken_for_misspelt_keys():
@@ -29,7 +29,7 @@ def test_variables_of_the_stock_configs_are_not_taken_for_misspelt_keys():
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                     names.add(node.targets[0].id)
-    near = {name for name in names if nearest_key(name, KEYS)}
+    near = {name for name in names if nearest_key(name)}
     # A list of names in one config, hence no model.
     assert near <= {'models'}
 

@@ -71,6 +71,15 @@ def test_a_batch_that_cannot_be_loaded_names_its_dataloader(cfg):
         train(cfg)
 
 
+def test_an_error_of_a_worker_is_the_original_one(cfg):
+    cfg.train_dataloader.dataset.pipeline.insert(0, dict(type='FailsOnImages'))
+    cfg.train_dataloader.num_workers = 1
+    cfg.train_dataloader.persistent_workers = False
+    with pytest.raises(ConfigError, match=r'^train_dataloader: fails in the first iteration: '
+                                          r'OSError: the disk is full'):
+        train(cfg)
+
+
 def test_a_data_set_that_cannot_be_read_names_its_dataloader(cfg, workspace):
     cfg.val_dataloader.batch_size = 'four'
     with pytest.raises(ConfigError, match=r'^val_dataloader: '):
@@ -94,4 +103,8 @@ def test_problems_of_model_hooks_and_data_come_together(cfg):
     assert starts == ['model.distill.logits.tap', 'model.distill.logits.tap',
                       'default_hooks.perturbation.mode',
                       'the config names data that does not exist']
+    # In the numbered list the lines of one problem are aligned.
+    start = str(caught.value).split('\n  4. ')[1].splitlines()
+    assert start[1].startswith('       train_dataloader.dataset.')
+    assert start[-1].startswith('     Put the data there')
     assert not Path(cfg.work_dir).exists()

@@ -239,7 +239,7 @@ def test_tells_of_another_number_of_processes(tmp_path, logged):
     torch.save(state, tmp_path / 'epoch_1.pth')
     resume(tmp_path, 'epoch_1.pth')
     assert [message.split(': ')[2] for message in logged] == [
-        'the checkpoint is one of 2 processes, now there are 1']
+        'the checkpoint was saved by 2 processes, now there are 1']
 
 
 def test_tells_of_a_gradient_that_is_lost(tmp_path, logged):
@@ -247,15 +247,15 @@ def test_tells_of_a_gradient_that_is_lost(tmp_path, logged):
     resume(tmp_path, 'iter_4.pth', by_epoch=False, length=6, accumulative_counts=2)
     assert not logged
     resume(tmp_path, 'iter_3.pth', by_epoch=False, length=6, accumulative_counts=2)
-    assert len(logged) == 1 and 'within a gradient accumulated over 2 iterations' in logged[0]
+    assert len(logged) == 1 and 'accumulated over 2 iterations' in logged[0]
 
 
-def test_tells_of_an_epoch_that_begins_anew(tmp_path, logged):
+def test_tells_of_an_epoch_that_restarts(tmp_path, logged):
     train(tmp_path, checkpoint=dict(by_epoch=False, interval=1))
     resume(tmp_path, 'iter_5.pth')
     assert not logged
     resume(tmp_path, 'iter_7.pth')
-    assert len(logged) == 1 and 'iteration 7 lies within an epoch' in logged[0]
+    assert len(logged) == 1 and 'iteration 7 was saved within an epoch' in logged[0]
 
 
 def test_tells_of_the_best_checkpoint(tmp_path, logged):
@@ -263,11 +263,11 @@ def test_tells_of_the_best_checkpoint(tmp_path, logged):
     train(tmp_path, checkpoint=dict(save_best='score', rule='greater'), **schedule)
     resume(tmp_path, 'best_score_epoch_2.pth', length=3, **schedule)
     assert [message.split(': ')[2] for message in logged] == [
-        'the checkpoint holds no state of optimizer, which begins anew',
-        'the checkpoint holds no state of param_schedulers, which begins anew']
+        'the checkpoint has no state of optimizer, which restarts',
+        'the checkpoint has no state of param_schedulers, which restarts']
 
 
-def test_tells_of_data_that_begin_anew(tmp_path, logged):
+def test_tells_of_data_that_restart(tmp_path, logged):
     if 'fast_forward_on_resume' not in IterBasedTrainLoop.__init__.__code__.co_varnames:
         pytest.skip('MMEngine before 0.10.8')
     more = dict(train_cfg=dict(fast_forward_on_resume=True), by_epoch=False, length=3)
@@ -304,7 +304,7 @@ def test_tells_of_transforms_that_remember(wrap, tmp_path, logged):
 
     train(tmp_path, length=1, dataset=wrap(Memory()), val=False)
     assert [message.split(': ')[2] for message in logged] == [
-        'the transform Memory remembers earlier images, which no checkpoint holds']
+        'the transform Memory remembers earlier images, which no checkpoint has']
 
 
 @pytest.mark.parametrize('transform', [CachedMosaic, CachedMixUp])

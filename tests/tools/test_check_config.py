@@ -155,6 +155,8 @@ BROKEN = {
         'config: ValueError: val_dataloader, val_cfg, and val_evaluator should be either all']),
     'optimizer': (SEG, ['optim_wrapper.optimizer.lr=-1'], [
         'optim_wrapper: ValueError: Invalid learning rate: -1']),
+    'type of the optimizer': (DET, ['optim_wrapper.optimizer.type=SGDD'], [
+        "optim_wrapper.optimizer.type='SGDD': not registered; did you mean 'SGD'"]),
     'wrapper': (DET, ['optim_wrapper.clip_gard.max_norm=1'], [
         'optim_wrapper: TypeError: OptimWrapper.__init__() got an unexpected keyword argument '
         "'clip_gard'; did you mean 'clip_grad'?"]),
@@ -202,7 +204,8 @@ def test_problems_everywhere_are_reported_together(check, child):
     assert status == 1
     starts = [problem.split('=')[0].split(': ')[0] for problem in problems(output)]
     assert starts == ['custom_hook', 'model.student.type', 'model.teacher_precision',
-                      'val_dataloader', 'optim_wrapper', 'default_hooks.logger.type']
+                      'val_dataloader', 'optim_wrapper.optimizer.type',
+                      'default_hooks.logger.type']
 
 
 @pytest.mark.parametrize(('misspelt', 'right'), [
