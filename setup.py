@@ -48,7 +48,8 @@ setup(
             'regex',
         ],
         # mmrazor requires ordered-set alone, so it replaces nothing.
-        'dev': ['hypothesis', 'mmrazor>=1.0', 'mypy', 'pytest', 'pytest-xdist', 'ruff'],
+        'dev': ['allpairspy', 'hypothesis', 'mmrazor>=1.0', 'mypy', 'pytest', 'pytest-xdist',
+                'ruff'],
         'benchmark': ['matplotlib', 'mmrazor>=1.0'],
     },
 )

@@ -23,7 +23,7 @@ readonly steps=6 ready=.venv-openmmlab/.ready
 . tools/setup/common.sh
 
 if [[ ! -e $ready || $stack -nt $ready || setup.py -nt $ready ]]; then
-    make_stack '.[openmmlab]' hypothesis matplotlib mmrazor ordered-set pytest
+    make_stack '.[openmmlab]' allpairspy hypothesis matplotlib mmrazor ordered-set pytest
     touch "$ready"
 fi
 [[ ${1:-} != --setup-only ]] || exit 0

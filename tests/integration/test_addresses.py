@@ -5,7 +5,6 @@ import textwrap
 import time
 from collections import Counter
 from hashlib import sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
@@ -18,6 +17,7 @@ from mmakd.losses.mask_tokens import MaskTokens
 
 from .address_ranks import run_rank
 from .collectives import build_model
+from .file_server import FileServer
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / 'configs/det/toy'
@@ -53,40 +53,6 @@ FAILING = """
 """
 
 
-class Server(ThreadingHTTPServer):
-    """Serves a folder.
-
-    Below ``/half`` it breaks off in the middle of each file.
-
-    Attributes:
-        asked (Counter): Number of requests by path.
-        url (str): Its address.
-    """
-
-    def __init__(self, folder):
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.folder = folder
-        self.asked = Counter()
-        self.url = f'http://127.0.0.1:{self.server_port}'
-
-
-class Handler(SimpleHTTPRequestHandler):
-
-    def __init__(self, request, client_address, server):
-        super().__init__(request, client_address, server, directory=str(server.folder))
-
-    def translate_path(self, path):
-        return super().translate_path(path.removeprefix('/half'))
-
-    def copyfile(self, source, outputfile):
-        self.server.asked[self.path.lstrip('/')] += 1
-        data = source.read()
-        outputfile.write(data[:len(data) // 2] if self.path.startswith('/half') else data)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     """The weights of the small models by module; the teacher's have their hash in their name."""
@@ -106,7 +72,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def server(files):
-    with Server(files['teacher'].parent) as server:
+    with FileServer(files['teacher'].parent) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
