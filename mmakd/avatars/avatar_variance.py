@@ -37,9 +37,6 @@ class AvatarVariance(Uncertainty):
             1e-6.
         channels (int, optional): Channels of the map; found by the distiller. Defaults to None,
             those of the first map.
-
-    Raises:
-        ConfigError: If an argument is wrong.
     """
 
     running_variance: Tensor
@@ -156,9 +153,7 @@ class AvatarVariance(Uncertainty):
             if f'{prefix}{name}' in state_dict:
                 setattr(self, name, state_dict[f'{prefix}{name}'].clone())
 
-    def extra_repr(self) -> str:
-        """Show the settings in ``print(model)``."""
-        return show_settings(self)
+    extra_repr = show_settings
 
 
 def _safe_rsqrt(square: Tensor) -> Tensor:

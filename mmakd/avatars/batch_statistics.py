@@ -19,10 +19,7 @@ class BatchStatistics(Uncertainty):
     statistics carry gradient. The paper's formula is :class:`AvatarVariance`.
 
     Args:
-        eps (float): Added to the variance. Defaults to 1e-5.
-
-    Raises:
-        ConfigError: If ``eps`` is not positive.
+        eps (float): Added to the variance, > 0. Defaults to 1e-5.
     """
 
     def __init__(self, eps: float = 1e-5) -> None:

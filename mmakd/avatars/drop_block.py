@@ -20,10 +20,6 @@ class DropBlockPerturbation(DropoutPerturbation):
     Args:
         drop_rate (float): Probability p in [0, 1) that an element is dropped. Defaults to 0.1.
         block_size (int): Side of a block, in positions of the map. Defaults to 7.
-
-    Raises:
-        ConfigError: If ``drop_rate`` is outside [0, 1) or ``block_size`` is not a positive
-            integer.
     """
 
     def __init__(self, drop_rate: float = 0.1, block_size: int = 7) -> None:

@@ -16,9 +16,6 @@ class DropoutPerturbation(Perturbation):
 
     Args:
         drop_rate (float): Probability p in [0, 1) that an element is dropped. Defaults to 0.1.
-
-    Raises:
-        ConfigError: If ``drop_rate`` is outside [0, 1).
     """
 
     def __init__(self, drop_rate: float = 0.1) -> None:
@@ -75,9 +72,6 @@ class ChannelDropoutPerturbation(DropoutPerturbation):
 
     Args:
         drop_rate (float): Probability in [0, 1) that a channel is dropped. Defaults to 0.1.
-
-    Raises:
-        ConfigError: If ``drop_rate`` is outside [0, 1).
     """
 
     def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
-from ..utils.errors import ConfigError, is_number
+from ..utils.errors import check_numbers
 from .perturbation import Perturbation
 
 
@@ -15,15 +15,11 @@ class GaussianNoisePerturbation(Perturbation):
         std (float): Standard deviation s >= 0. Defaults to 0.1.
         relative (bool): Whether ``std`` is relative to the root mean square of each image's
             channel over its positions, not absolute. Defaults to True.
-
-    Raises:
-        ConfigError: If ``std`` is negative.
     """
 
     def __init__(self, std: float = 0.1, relative: bool = True) -> None:
         super().__init__()
-        if not is_number(std) or not std >= 0:
-            raise ConfigError(f'std={std!r}: must be a number >= 0, e.g. 0.1')
+        check_numbers(not_negative=dict(std=std))
         self.std = std
         self.relative = relative
 

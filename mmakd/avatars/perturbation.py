@@ -51,6 +51,4 @@ class Perturbation(nn.Module):
         """
         return None
 
-    def extra_repr(self) -> str:
-        """Show the settings in ``print(model)``."""
-        return show_settings(self)
+    extra_repr = show_settings

@@ -14,15 +14,12 @@ from .tap_pair import TapPair, make_tap_pair
 
 
 def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> BaseModel:
-    """Build a student or a teacher.
+    """Build a student or a teacher, with random weights.
 
     Args:
         cfg (str | dict): What :func:`mmakd.utils.references.resolve_model` takes.
         data_preprocessor (dict, optional): Config of its ``data_preprocessor`` if ``cfg`` has
             none. Defaults to None.
-
-    Returns:
-        BaseModel: The network, with random weights.
 
     Raises:
         ConfigError: If it cannot be built.
@@ -39,15 +36,14 @@ def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> Bas
     return network
 
 
-def published_checkpoint(teacher: str | dict) -> str:
-    """Find the address of the weights, for ``teacher_ckpt='auto'``.
-
-    Args:
-        teacher (str | dict): The config key ``teacher``.
+def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | None:
+    """Replace ``teacher_ckpt='auto'`` by the address of the teacher's published weights.
 
     Raises:
         ConfigError: If there is none.
     """
+    if teacher_ckpt != 'auto':
+        return teacher_ckpt
     reference = teacher.get('cfg') if isinstance(teacher, dict) else teacher
     if not isinstance(reference, str) or not is_reference(reference):
         raise ConfigError("teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has "
@@ -55,37 +51,19 @@ def published_checkpoint(teacher: str | dict) -> str:
     return find_checkpoint(reference)
 
 
-def read_taps(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
-              problems: ConfigProblems) -> dict[str, TapPair]:
-    """Read the taps of each task in the two networks; tasks with wrong taps are left out.
+def build_tasks(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
+                problems: ConfigProblems) -> tuple[dict[str, TapPair], nn.ModuleDict]:
+    """Read the taps of all tasks, find their maps by one dry run, and build the tasks.
 
-    Args:
-        distill (dict[str, dict]): Configs of the tasks.
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher.
-        problems (ConfigProblems): Collects the problems.
+    Tasks with problems, which are added to ``problems``, are left out.
     """
-    pairs = {}
+    pairs: dict[str, TapPair] = {}
     for name, cfg in distill.items():
         with problems.under(f'model.distill.{name}'):
             if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
                                   'use; rename the task')
             pairs[name] = make_tap_pair(student, teacher, task_taps(cfg))
-    return pairs
-
-
-def build_tasks(distill: dict[str, Any], pairs: dict[str, TapPair], student: BaseModel,
-                teacher: BaseModel, problems: ConfigProblems) -> nn.ModuleDict:
-    """Find channels and levels by one dry run of both networks, and build the tasks.
-
-    Args:
-        distill (dict[str, dict]): Configs of the tasks.
-        pairs (dict[str, TapPair]): Result of :func:`read_taps`.
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher.
-        problems (ConfigProblems): Collects the problems.
-    """
     tasks = nn.ModuleDict()
     maps = dry_run(student, teacher, pairs, problems)
     samples = dry_run_samples(student, 2)
@@ -102,4 +80,4 @@ def build_tasks(distill: dict[str, Any], pairs: dict[str, TapPair], student: Bas
             # Its taps are wrong already; its loss may be wrong as well.
             with problems.under(f'model.distill.{name}.loss'):
                 build(cfg['loss'], offer=dict(channels=1))
-    return tasks
+    return pairs, tasks

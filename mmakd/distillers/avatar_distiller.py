@@ -22,13 +22,11 @@ from ..utils.build import wrong_types
 from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems
 from ..utils.rng import preserve_rng
-from .assembly import build_network, build_tasks, published_checkpoint, read_taps
+from .assembly import build_network, build_tasks, find_teacher_ckpt
 from .inherit import inherit, inherited_keys
 from .mmcv_ops import explain_bfloat16
-from .roi import RoIRecorder
 from .student_model import StudentModel
-from .tap_pair import TapPair, check_gradient
-from .taps import FeatureTaps
+from .tap_pair import check_gradient, tap_student
 from .teacher import Teacher
 
 _PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
@@ -69,13 +67,9 @@ class AvatarDistiller(StudentModel):
 
     Attributes:
         student (BaseModel): The plain student.
-        teacher (nn.Module): The frozen teacher network.
         frozen_teacher (Teacher): The teacher with its checkpoint and precision.
         taps (dict[str, TapPair]): The taps of each task.
         distiller (nn.ModuleDict): The tasks by name.
-
-    Raises:
-        ConfigError: With all problems at once, if the config is wrong.
     """
 
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
@@ -95,29 +89,27 @@ class AvatarDistiller(StudentModel):
         if teacher_precision is not None and teacher_precision not in _PRECISIONS:
             problems.add(f'model.teacher_precision={teacher_precision!r}: must be None or one of '
                          f'{", ".join(_PRECISIONS)}')
-        if teacher_ckpt == 'auto':
-            with problems.under('model'):
-                teacher_ckpt = published_checkpoint(teacher)
+        with problems.under('model'):
+            teacher_ckpt = find_teacher_ckpt(teacher, teacher_ckpt)
         if not isinstance(distill, dict) or not distill:
             problems.add(f'model.distill={distill!r}: expected a dict of named tasks, e.g. '
                          "dict(fpn=dict(tap='neck', loss=dict(type=...)))")
         elif len(networks) == 2:
-            self.taps = read_taps(distill, networks[0], networks[1], problems)
+            student_network, teacher_network = networks
             with preserve_rng():
-                tasks = build_tasks(distill, self.taps, networks[0], networks[1],
-                                    problems)
+                self.taps, tasks = build_tasks(distill, student_network, teacher_network, problems)
             with problems.under('model'):
-                inherited_keys(networks[0], networks[1], inherit)
+                inherited_keys(student_network, teacher_network, inherit)
         problems.raise_if_any()
         self._inherit = inherit
         self._has_overflowed = False
-        self.share_tables(networks[0])
+        self.share_tables(student_network)
         self.distiller = tasks
         self._skip_nonfinite = skip_nonfinite
         if skip_nonfinite:
             tasks.register_buffer('skipped_steps', torch.zeros(()))
         self.frozen_teacher = Teacher(
-            networks[1], networks[0].data_preprocessor, teacher_ckpt, teacher_strict,
+            teacher_network, student_network.data_preprocessor, teacher_ckpt, teacher_strict,
             _PRECISIONS[teacher_precision] if teacher_precision else None)
 
     @property
@@ -132,13 +124,13 @@ class AvatarDistiller(StudentModel):
         A second call does nothing, as everywhere in MMEngine.
 
         Raises:
-            ConfigError: If the teacher's checkpoint is missing, damaged or of another model, or
-                the student's pretrained weights cannot be read.
+            ConfigError: If the teacher's checkpoint, or the student's pretrained weights, cannot
+                be read or do not fit.
         """
         if self.is_init:
             return
-        if not self.frozen_teacher.is_loaded:
-            # A deepcopy of this model shares it.
+        if not self.teacher.is_init:
+            # Otherwise a deepcopy of this model, which shares the teacher, has loaded it.
             with preserve_rng():
                 self.frozen_teacher.load()
         try:
@@ -198,9 +190,12 @@ class AvatarDistiller(StudentModel):
         """
         losses = {name: task(*maps[name], data_samples) if name in maps else
                   _no_loss(task, inputs) for name, task in self.distiller.items()}
-        found = _find_nonfinite({
-            **_name_maps(self.taps, maps),
-            **{f'the loss of task {name!r}': losses[name] for name in maps}}) if maps else []
+        named = {f"the {side}'s tap {getattr(self.taps[name], side)!r} (map {level})": feature
+                 for name, of_task in maps.items()
+                 for side, features in zip(('student', 'teacher'), of_task)
+                 for level, feature in enumerate(features)}
+        named.update({f'the loss of task {name!r}': losses[name] for name in maps})
+        found = _find_nonfinite(named) if named else []
         if found and not self._is_forgiven(found, inputs):
             self._skip_step(found)
             losses = {name: _no_loss(task, inputs) for name, task in self.distiller.items()}
@@ -238,7 +233,7 @@ class AvatarDistiller(StudentModel):
 
         Args:
             tasks (Iterable[str]): Names of tasks; for none the teacher does not run.
-            inputs (Tensor): Images (N, 3, H, W) as the student's preprocessor gave them.
+            inputs (Tensor): Images, as in :meth:`forward`.
             data_samples (list, optional): Their data samples.
             mode (str): ``'loss'`` or ``'tensor'``.
 
@@ -251,16 +246,13 @@ class AvatarDistiller(StudentModel):
             # First, while the student holds no activations for its backward pass.
             dense = self.frozen_teacher.run(pairs.values(), inputs, data_samples)
         # All taps, also those of tasks that rest: a compiled module does not notice later ones.
-        every = self.taps.values()
-        with FeatureTaps(self.student, {pair.student for pair in every}) as taps, \
-                RoIRecorder(self.student, {pair.branches[0] for pair in every
-                                           if pair.branches}) as recorder, \
+        with tap_student(self.student, self.taps.values()) as taps, \
                 explain_bfloat16(self.student):
             outputs = self.student(inputs, data_samples, mode=mode)
         if not pairs:
             return outputs, {}
         check_gradient(pairs, taps)
-        taught = self.frozen_teacher.maps(pairs.values(), dense, recorder)
+        taught = self.frozen_teacher.maps(pairs.values(), dense, taps)
         return outputs, {name: (taps.features[pair.student], taught[pair])
                          for name, pair in pairs.items()}
 
@@ -273,14 +265,6 @@ def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
         # training, gradient clipping included.
         return zero + sum(parameter.sum() * 0 for parameter in task.parameters())
     return zero
-
-
-def _name_maps(pairs: dict[str, TapPair], maps: dict[str, tuple[list[Tensor], list[Tensor]]]
-               ) -> dict[str, Tensor]:
-    return {f"the {side}'s tap {getattr(pairs[name], side)!r} (map {level})": feature
-            for name, of_task in maps.items()
-            for side, features in zip(('student', 'teacher'), of_task)
-            for level, feature in enumerate(features)}
 
 
 def _find_nonfinite(tensors: dict[str, Tensor]) -> list[str]:

@@ -13,12 +13,9 @@ class ConvAdapter(BaseModule):
     Args:
         in_channels (int): Channels of the student map; found by the distiller.
         out_channels (int): Channels of the teacher map; found by the distiller.
-        kernel_size (int): Kernel size, odd. Defaults to 1.
+        kernel_size (int): Kernel size, odd so that the map keeps its size. Defaults to 1.
         init_cfg (dict | list[dict], optional): MMEngine initialisation. Defaults to None, torch's
             own.
-
-    Raises:
-        ConfigError: If ``kernel_size`` is even, which would change the map's size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1,
@@ -29,14 +26,7 @@ class ConvAdapter(BaseModule):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map the channels.
-
-        Args:
-            feature (Tensor): Student map (N, C_s, H, W) or vectors (N, C_s).
-
-        Returns:
-            Tensor: The map (N, C_t, H, W) or vectors (N, C_t).
-        """
+        """Map the student's (N, C_s, H, W) or (N, C_s) to the teacher's channels C_t."""
         if feature.dim() == 2:
             return self.conv(feature[..., None, None]).flatten(1)
         return self.conv(feature)

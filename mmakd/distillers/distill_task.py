@@ -16,11 +16,7 @@ _KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'lo
 
 
 def task_taps(cfg: dict) -> tuple[str, str]:
-    """Read the paths of the student's and of the teacher's module from the config of a task.
-
-    Raises:
-        ConfigError: If keys are unknown or missing.
-    """
+    """Check the keys of a task's config, and read the student's and the teacher's tap from it."""
     if not isinstance(cfg, dict):
         raise ConfigError(f'tap: expected dict(tap=..., loss=...), got {cfg!r}')
     problems = ConfigProblems()
@@ -58,9 +54,6 @@ class DistillTask(nn.Module):
 
     Attributes:
         weight_factor (float): Factor on the loss, set by ``DistillationScheduleHook``.
-
-    Raises:
-        ConfigError: If the maps cannot be compared, or a component cannot be built.
     """
 
     def __init__(self, name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
@@ -72,23 +65,20 @@ class DistillTask(nn.Module):
         self.resize = resize
         self.weight_factor = 1.0
         _check_maps(student_maps, teacher_maps, levels)
-        numbers = range(len(teacher_maps)) if levels is None else [
-            level % len(teacher_maps) for level in levels]
-        pairs = [(student_maps[level], teacher_maps[level])
-                 for level in (numbers if levels is None else levels)]
+        compared = range(len(teacher_maps)) if levels is None else levels
+        pairs = [(student_maps[level], teacher_maps[level]) for level in compared]
         problems = ConfigProblems()
         with problems.under('adapter'):
             self.adapters = nn.ModuleList(_build_adapter(adapter, s, t) for s, t in pairs)
         with problems.under('loss'):
             self.losses = nn.ModuleList(
-                build_loss(loss, teacher_map.size(1), number)
-                for number, (_, teacher_map) in zip(numbers, pairs))
+                build_loss(loss, teacher_map.size(1), level % len(teacher_maps))
+                for level, (_, teacher_map) in zip(compared, pairs))
         problems.raise_if_any()
-        for level, (student_map, teacher_map) in enumerate(pairs):
-            self._try(level, student_map, teacher_map, data_samples)
-        for level, level_loss in enumerate(self.losses):
+        for index, level_loss in enumerate(self.losses):
+            self._try(index, *pairs[index], data_samples)
             if isinstance(level_loss, UncertaintyFeatureLoss):
-                level_loss.reseed(mix_seed(name, level))
+                level_loss.reseed(mix_seed(name, index))
 
     @property
     def loss_weight(self) -> float:
@@ -120,32 +110,32 @@ class DistillTask(nn.Module):
                     f'tap: the student gives {len(student_maps)} maps in training, the teacher '
                     f'{len(teacher_maps)}, but on a small image both gave {len(levels)}; tap '
                     'elsewhere, or choose levels=[...] of both')
-        losses = [self._level_loss(number, student_maps[level], teacher_maps[level], data_samples)
-                  for number, level in enumerate(levels)]
+        losses = [self._level_loss(index, student_maps[level], teacher_maps[level], data_samples)
+                  for index, level in enumerate(levels)]
         return self.weight_factor * torch.stack(losses).sum()
 
-    def _level_loss(self, level: int, student_map: Tensor, teacher_map: Tensor,
+    def _level_loss(self, index: int, student_map: Tensor, teacher_map: Tensor,
                     data_samples: list | None) -> Tensor:
-        student_map = self.adapters[level](student_map)
+        student_map = self.adapters[index](student_map)
         if student_map.shape[2:] != teacher_map.shape[2:]:
             sizes = f'{tuple(student_map.shape[2:])} and {tuple(teacher_map.shape[2:])}'
             if not self.resize:
-                raise ConfigError(f'resize=False: student and teacher map of level {level} have '
-                                  f'unlike sizes {sizes}; set resize=True or tap elsewhere')
+                raise ConfigError(f'resize=False: student and teacher map of level {index} have '
+                                  f'different sizes {sizes}; set resize=True or tap elsewhere')
             student_map = F.interpolate(student_map, teacher_map.shape[2:], mode='bilinear')
-        return run_loss(self.losses[level], student_map, teacher_map, data_samples)
+        return run_loss(self.losses[index], student_map, teacher_map, data_samples)
 
     @torch.no_grad()
-    def _try(self, level: int, student_map: Tensor, teacher_map: Tensor,
+    def _try(self, index: int, student_map: Tensor, teacher_map: Tensor,
              data_samples: list | None) -> None:
         """Run one level once, to find mismatches and to size lazily sized parts."""
-        loss = self.losses[level].eval()
-        self.adapters[level].eval()
+        loss = self.losses[index].eval()
+        self.adapters[index].eval()
         try:
             # Two images, since some losses need more than one value a channel.
             of_student, of_teacher = (feature.new_empty(2, *feature.shape[1:]).normal_()
                                       for feature in (student_map, teacher_map))
-            value = self._level_loss(level, of_student, of_teacher, data_samples)
+            value = self._level_loss(index, of_student, of_teacher, data_samples)
         except ConfigError:
             raise
         except Exception as error:
@@ -155,7 +145,7 @@ class DistillTask(nn.Module):
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise ConfigError(f'loss: {type(loss).__name__} gives no scalar')
         loss.train()
-        self.adapters[level].train()
+        self.adapters[index].train()
 
 
 def _check_maps(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],

@@ -1,6 +1,5 @@
 """One run of both networks on a small image, to find the shapes at their taps."""
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -10,9 +9,8 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.utils import to_2tuple
 from torch import Tensor
 
-from ..utils.errors import ConfigError, ConfigProblems, describe
-from .roi import RoIRecorder
-from .tap_pair import TapPair, dense_taps, run_roi_heads
+from ..utils.errors import ConfigError, ConfigProblems
+from .tap_pair import TapPair, dense_taps, run_roi_heads, tap_student
 from .taps import FeatureTaps, forward_to_taps
 
 # Large enough for five FPN levels and for pyramid pooling.
@@ -48,42 +46,30 @@ def on_small_image(run: Callable[[tuple[int, int]], _Result], *networks: BaseMod
 
 
 def _is_size(value: Any) -> bool:
-    return (isinstance(value, (tuple, list)) and len(value) == 2
-            and all(type(length) is int and length > 0 for length in value))
+    return [type(length) is int and length > 0 for length in value] == [True, True]
 
 
 @torch.no_grad()
 def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair],
             problems: ConfigProblems) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Run student and teacher on a black image.
+    """Run student and teacher on a black image, and return their maps by task.
 
-    Args:
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher.
-        pairs (Mapping[str, TapPair]): The taps of each task.
-        problems (ConfigProblems): Collects the problems.
-
-    Returns:
-        dict[str, tuple]: Maps of student and teacher by task; tasks with unreadable taps are left
-        out.
+    Tasks with unreadable taps are left out, and their problems are added to ``problems``.
     """
+    maps: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     if not pairs:
-        return {}
-    try:
+        return maps
+    with problems.under(''):
         student_taps, teacher_taps, roi_taps = on_small_image(
             partial(_run_to_taps, student, teacher, pairs.values()), student, teacher)
-    except ConfigError as error:
-        problems.problems += error.problems
-        return {}
-    maps = {}
-    for name, pair in pairs.items():
-        with problems.under(f'model.distill.{name}'):
-            taps_there = roi_taps.get(pair, teacher_taps)
-            for taps, tap in (student_taps, pair.student), (taps_there, pair.teacher):
-                if tap in taps.overwritten():
-                    raise ConfigError(f'tap={tap!r}: the layer behind it works in place on '
-                                      'its output; tap that layer, or one further on')
-            maps[name] = student_taps.features[pair.student], taps_there.features[pair.teacher]
+        for name, pair in pairs.items():
+            with problems.under(f'model.distill.{name}'):
+                taps_there = roi_taps.get(pair, teacher_taps)
+                for taps, tap in (student_taps, pair.student), (taps_there, pair.teacher):
+                    if tap in taps.overwritten():
+                        raise ConfigError(f'tap={tap!r}: the layer behind it works in place on '
+                                          'its output; tap that layer, or one further on')
+                maps[name] = student_taps.features[pair.student], taps_there.features[pair.teacher]
     return maps
 
 
@@ -91,25 +77,15 @@ def _run_to_taps(
         student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair], size: tuple[int, int],
 ) -> tuple[FeatureTaps, FeatureTaps, dict[TapPair, FeatureTaps]]:
     image, samples = torch.zeros(1, 3, *size), dry_run_samples(student, 1, size)
-    branches = {pair.branches for pair in pairs if pair.branches}
-    student_taps = FeatureTaps(student, {pair.student for pair in pairs})
+    student_taps = tap_student(student, pairs)
     teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs))
-    recorder = RoIRecorder(student, {branch for branch, _ in branches})
     problems = ConfigProblems()
-    with problems.under('model.student'), _as_problem(), student_taps, recorder:
-        forward_to_taps(student, student_taps.features, image, samples)
-    with problems.under('model.teacher'), _as_problem(), teacher_taps:
-        forward_to_taps(teacher, teacher_taps.features, image, samples)
+    for side, network, taps in (('student', student, student_taps),
+                                ('teacher', teacher, teacher_taps)):
+        with problems.attempt(f'model.{side}: fails on a small image'), taps:
+            forward_to_taps(network, taps.features, image, samples)
     problems.raise_if_any()
-    return student_taps, teacher_taps, run_roi_heads(teacher, pairs, teacher_taps, recorder)
-
-
-@contextmanager
-def _as_problem() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise ConfigError(f': fails on a small image: {describe(error)}') from error
+    return student_taps, teacher_taps, run_roi_heads(teacher, pairs, teacher_taps, student_taps)
 
 
 def dry_run_samples(network: BaseModel, number: int,

@@ -36,8 +36,7 @@ def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str])
                 break
         else:
             keys = [key for key in own if key.startswith(f'{part}.')]
-            fitting = [key for key in keys
-                       if key in given and given[key].shape == own[key].shape]
+            fitting = [key for key in keys if key in given and given[key].shape == own[key].shape]
             if not fitting:
                 problems.add(f"inherit={parts!r}: none of the {len(keys)} weights of {part!r} has "
                              "the name and the shape of one of the teacher's; leave it out")

@@ -13,7 +13,7 @@ from ..losses.mask_tokens import MaskTokens, dice_overlap
 from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers
 from ..utils.rng import preserve_rng
-from .assembly import build_network, published_checkpoint
+from .assembly import build_network, find_teacher_ckpt
 from .dry_run import dry_run_samples, on_small_image
 from .taps import FeatureTaps, check_tap, forward_to_taps
 from .teacher import Teacher
@@ -44,26 +44,19 @@ class MaskTokenLearner(BaseModel):
     Attributes:
         teacher (nn.Module): The frozen teacher network.
         frozen_teacher (Teacher): The teacher with its checkpoint.
-
-    Raises:
-        ConfigError: With all problems at once, if an argument is wrong.
     """
 
     def __init__(self, teacher: str | dict, teacher_ckpt: str | None = 'auto', tap: str = 'neck',
                  num_tokens: int = 6, weight_masks: bool = True, dice_weight: float = 1.0) -> None:
         problems = ConfigProblems()
-        channels: list[int] = []
-        network = None
         if type(num_tokens) is not int or num_tokens < 1:
             problems.add(f'model.num_tokens={num_tokens!r}: must be an integer >= 1, e.g. 6')
         with problems.under('model'):
             check_numbers(not_negative=dict(dice_weight=dice_weight))
-        if teacher_ckpt == 'auto':
-            with problems.under('model'):
-                teacher_ckpt = published_checkpoint(teacher)
+        with problems.under('model'):
+            teacher_ckpt = find_teacher_ckpt(teacher, teacher_ckpt)
         with problems.under('model.teacher'), preserve_rng():
             network = build_network(teacher)
-        if network is not None:
             with problems.under('model'):
                 channels = _channels(network, tap)
         problems.raise_if_any()
@@ -82,11 +75,7 @@ class MaskTokenLearner(BaseModel):
 
     @same_on_all_ranks()
     def init_weights(self) -> None:
-        """Load the teacher.
-
-        Raises:
-            ConfigError: If its checkpoint is missing, damaged or of another model.
-        """
+        """Load the teacher; its tokens keep the values that they were built with."""
         with preserve_rng():
             self.frozen_teacher.load()
         self.is_init = True
@@ -112,7 +101,8 @@ class MaskTokenLearner(BaseModel):
             # Testing loads the tokens, but not the teacher.
             self.init_weights()
         masker = _Masker(self.mask_modules)
-        handle = self.teacher.get_submodule(self.tap).register_forward_hook(masker)
+        handle = self.teacher.get_submodule(self.tap).register_forward_hook(
+            lambda module, args, output: masker.mask(output))
         if mode == 'loss':
             _set_training(self.teacher)
         try:
@@ -138,21 +128,18 @@ def _set_training(network: nn.Module) -> None:
 
 
 class _Masker:
-    """Forward hook that masks the maps of a module, and notes how alike the masks of each are."""
+    """Masks the maps that a module returns, and notes how alike the masks of each are."""
 
     def __init__(self, mask_modules: nn.ModuleList) -> None:
         # Round and round: a network may run several times, as on the windows of an image.
         self.levels = itertools.cycle(mask_modules)
         self.overlaps: list[Tensor] = []
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return self._mask(output)
-
-    def _mask(self, output: Any) -> Any:
+    def mask(self, output: Any) -> Any:
         if isinstance(output, dict):
-            return {key: self._mask(part) for key, part in output.items()}
+            return {key: self.mask(part) for key, part in output.items()}
         if isinstance(output, (list, tuple)):
-            return type(output)(self._mask(part) for part in output)
+            return type(output)(self.mask(part) for part in output)
         if not isinstance(output, Tensor):
             return output
         with torch.autocast(output.device.type, enabled=False):

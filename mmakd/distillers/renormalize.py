@@ -20,9 +20,9 @@ def swaps_channels(preprocessor: nn.Module) -> bool:
 
 def same_normalization(student: nn.Module, teacher: nn.Module) -> bool:
     """Tell whether mean, std and channel order of two ``data_preprocessor`` agree."""
-    pairs = zip(_affine(student), _affine(teacher))
-    alike = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
-    return alike and swaps_channels(student) == swaps_channels(teacher)
+    return swaps_channels(student) == swaps_channels(teacher) and all(
+        torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+        for a, b in zip(_affine(student), _affine(teacher)))
 
 
 def renormalize(inputs: Tensor, data_samples: list | None, student: nn.Module,

@@ -26,11 +26,7 @@ class StudentModel(BaseModel):
         BaseModule.__init__(self)
 
     def share_tables(self, student: BaseModel) -> None:
-        """Share the student's parameters, buffers, children and mode.
-
-        Args:
-            student (BaseModel): The student.
-        """
+        """Share the student's parameters, buffers, children and mode."""
         # Parameters and buffers of the top level are one table with the student's. The table of
         # children is our own, since it holds ``distiller`` too; see add_module and __setattr__.
         object.__setattr__(self, 'student', student)

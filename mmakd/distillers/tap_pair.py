@@ -1,20 +1,45 @@
 """The taps of a task in student and teacher, and how the teacher's RoI heads run."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel
+from torch import Tensor, nn
 
 from ..utils.errors import ConfigError, ConfigProblems
-from .roi import RoIBranch, RoIRecorder, find_branch
 from .taps import FeatureTaps, check_tap
 
 
-@dataclass(frozen=True)
-class TapPair:
+class RoIBranch(NamedTuple):
+    """One branch of the RoI head of a two-stage detector.
+
+    Attributes:
+        kind (str): ``'bbox'`` or ``'mask'``.
+        stage (int, optional): The stage of a cascade; None elsewhere.
+    """
+
+    kind: str
+    stage: int | None
+
+    @property
+    def extractor(self) -> str:
+        """str: Path of the RoI extractor, which is called with feature maps and RoIs (R, 5)."""
+        path = f'roi_head.{self.kind}_roi_extractor'
+        return path if self.stage is None else f'{path}.{self.stage}'
+
+    def run(self, model: Any, feature_maps: Sequence[Tensor], rois: Tensor) -> None:
+        """Run the branch of a detector on maps (N, C, H, W) of the neck and RoIs (R, 5)."""
+        forward = getattr(model.roi_head, f'_{self.kind}_forward')
+        stage = () if self.stage is None else (self.stage, )
+        # RoIs are cast to the type of the maps; bfloat16 would move them by pixels.
+        feature_maps = [feature.float() if feature.dtype == torch.bfloat16 else feature
+                        for feature in feature_maps]
+        forward(*stage, feature_maps, rois)
+
+
+class TapPair(NamedTuple):
     """The two modules that a task compares.
 
     Attributes:
@@ -36,15 +61,12 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str])
         ConfigError: If one is not a module, or only one of them is in a RoI head.
     """
     keys = ('tap', 'tap') if taps[0] == taps[1] else ('student_tap', 'teacher_tap')
-    sides = ('student', 'teacher')
     problems = ConfigProblems()
     branches = []
-    for network, key, tap, side in zip((student, teacher), keys, taps, sides):
-        try:
+    for network, key, tap, side in zip((student, teacher), keys, taps, ('student', 'teacher')):
+        with problems.under(''):
             check_tap(network, key, tap, side)
-            branches.append(find_branch(network, key, tap))
-        except ConfigError as error:
-            problems.problems += error.problems
+            branches.append(_find_branch(network, key, tap))
     problems.raise_if_any()
     in_student, in_teacher = branches
     if in_student is None and in_teacher is None:
@@ -56,37 +78,60 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str])
     return TapPair(*taps, branches=(in_student, in_teacher))
 
 
+def _find_branch(model: Any, key: str, tap: str) -> RoIBranch | None:
+    """Find the branch of the RoI head in which a tap lies; None for a tap elsewhere."""
+    head, _, path = tap.partition('.')
+    if head != 'roi_head' or not path:
+        return None
+    kind = 'mask' if path.startswith('mask') else 'bbox'
+    stage = None
+    if isinstance(getattr(model.roi_head, f'{kind}_head'), nn.ModuleList):
+        names = path.split('.')
+        if len(names) < 2:
+            raise ConfigError(f"{key}={tap!r}: a cascade has a list there; name a stage, e.g. "
+                              f"'{tap}.0'")
+        stage = int(names[1])
+    if kind == 'mask' and model.roi_head.share_roi_extractor:
+        raise ConfigError(f'{key}={tap!r}: this mask head takes the features of the box head; '
+                          'tap the box head')
+    return RoIBranch(kind, stage)
+
+
+def tap_student(student: BaseModel, pairs: Collection[TapPair]) -> FeatureTaps:
+    """Tap the student; in RoI heads also its RoIs, on which the teacher's will run."""
+    return FeatureTaps(student, {pair.student for pair in pairs},
+                       {pair.branches[0].extractor for pair in pairs if pair.branches})
+
+
 def dense_taps(teacher: BaseModel, pairs: Collection[TapPair]) -> set[str]:
     """List the paths at which a teacher is tapped before its RoI head runs.
 
     They are the taps outside RoI heads, and the modules whose features a RoI head uses.
     """
-    taps = {pair.teacher for pair in pairs if not pair.branches}
-    return taps | {_roi_input(teacher)} if any(pair.branches for pair in pairs) else taps
+    return {_roi_input(teacher) if pair.branches else pair.teacher for pair in pairs}
 
 
 def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: FeatureTaps,
-                  recorder: RoIRecorder) -> dict[TapPair, FeatureTaps]:
+                  student_taps: FeatureTaps) -> dict[TapPair, FeatureTaps]:
     """Run the teacher's RoI head on the RoIs of the student.
 
     Args:
         teacher (BaseModel): The teacher.
         pairs (Collection[TapPair]): The taps.
         dense (FeatureTaps): The teacher's features at its :func:`dense_taps`.
-        recorder (RoIRecorder): The student's RoIs.
+        student_taps (FeatureTaps): Those of :func:`tap_student`.
 
     Returns:
         dict[TapPair, FeatureTaps]: The features of the taps in RoI heads.
     """
     features: dict[TapPair, FeatureTaps] = {}
-    for pair in pairs:
-        if pair.branches and pair not in features:
-            together = [other for other in pairs if other.branches == pair.branches]
-            student_branch, teacher_branch = pair.branches
-            with FeatureTaps(teacher, {other.teacher for other in together}) as taps:
-                for rois in recorder.rois[student_branch]:
-                    teacher_branch.run(teacher, dense.features[_roi_input(teacher)], rois)
-            features.update(dict.fromkeys(together, taps))
+    for branches in dict.fromkeys(pair.branches for pair in pairs if pair.branches):
+        together = [pair for pair in pairs if pair.branches == branches]
+        in_student, in_teacher = branches
+        with FeatureTaps(teacher, [pair.teacher for pair in together]) as taps:
+            for rois in student_taps.rois[in_student.extractor]:
+                in_teacher.run(teacher, dense.features[_roi_input(teacher)], rois)
+        features.update(dict.fromkeys(together, taps))
     return features
 
 
@@ -103,9 +148,9 @@ def check_gradient(pairs: Mapping[str, TapPair], taps: FeatureTaps) -> None:
         maps = taps.features[pair.student]
         if maps and not any(feature.requires_grad for feature in maps):
             problems.add(
-                f'model.distill.{name}.tap={pair.student!r}: what the student gives there carries '
-                'no gradient: the part is frozen, or lies inside a block that is checkpointed; '
-                'tap the end of the block or further on, or set with_cp=False')
+                f"model.distill.{name}.tap={pair.student!r}: the student's maps have no gradient: "
+                'the module is frozen, or lies inside a checkpointed block; tap the end of the '
+                'block or a later module, or set with_cp=False')
     problems.raise_if_any()
 
 

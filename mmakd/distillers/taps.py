@@ -20,21 +20,28 @@ class FeatureTaps:
     Args:
         model (nn.Module): The network.
         taps (Iterable[str]): Dotted paths of modules.
+        roi_extractors (Iterable[str]): Dotted paths of RoI extractors, whose RoIs are recorded.
+            Defaults to ().
 
     Attributes:
         features (dict[str, list[Tensor]]): The features by path.
+        rois (dict[str, list[Tensor]]): RoIs (R, 5) by path: image in the batch, x1, y1, x2, y2;
+            one tensor per call.
     """
 
-    def __init__(self, model: nn.Module, taps: Iterable[str]) -> None:
+    def __init__(self, model: nn.Module, taps: Iterable[str],
+                 roi_extractors: Iterable[str] = ()) -> None:
         self.model = model
         self.features: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+        self.rois: dict[str, list[Tensor]] = {path: [] for path in roi_extractors}
         self._versions: dict[str, list[int]] = {tap: [] for tap in self.features}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> FeatureTaps:
-        modules = [self.model.get_submodule(tap) for tap in self.features]
-        for module, tap in zip(modules, self.features):
-            self._handles.append(module.register_forward_hook(self._recorder(tap)))
+        for paths, recorder in (self.features, self._recorder), (self.rois, self._roi_recorder):
+            for path in paths:
+                module = self.model.get_submodule(path)
+                self._handles.append(module.register_forward_hook(recorder(path)))
         return self
 
     def _recorder(self, tap: str) -> Callable[..., None]:
@@ -43,6 +50,13 @@ class FeatureTaps:
             maps = _tensors(output)
             self.features[tap] += maps
             self._versions[tap] += [feature._version for feature in maps]
+
+        return hook
+
+    def _roi_recorder(self, path: str) -> Callable[..., None]:
+
+        def hook(module: nn.Module, args: tuple[Any, Tensor], output: Any) -> None:
+            self.rois[path].append(args[1].detach())
 
         return hook
 
@@ -68,13 +82,7 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def check_tap(model: nn.Module, key: str, tap: Any, side: str) -> None:
-    """Check that a tap names a module.
-
-    Args:
-        model (nn.Module): The network.
-        key (str): The config key, for the message.
-        tap (Any): Its value.
-        side (str): ``'student'`` or ``'teacher'``, likewise.
+    """Check that a tap, the value of a config key, names a module of the student or teacher.
 
     Raises:
         ConfigError: If it does not; names the nearest modules.

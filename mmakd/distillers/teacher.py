@@ -17,7 +17,6 @@ from ..utils.errors import ConfigError
 from ..utils.state_dict import describe_mismatch, rename_keys
 from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
 from .renormalize import renormalize, same_normalization
-from .roi import RoIRecorder
 from .tap_pair import TapPair, dense_taps, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
 
@@ -58,17 +57,8 @@ class Teacher:
         twin._follows_model = False
         return twin
 
-    @property
-    def is_loaded(self) -> bool:
-        """bool: Whether the weights are loaded; shared by all models with this network."""
-        return self.network.is_init
-
     def load(self) -> None:
-        """Load the weights.
-
-        Raises:
-            ConfigError: If the checkpoint is missing, damaged or of another model.
-        """
+        """Load the weights; all models that share the network then see ``network.is_init``."""
         if self.checkpoint is not None:
             load_teacher_checkpoint(self.network, self.checkpoint, self.strict)
         self.network.is_init = True
@@ -86,7 +76,7 @@ class Teacher:
 
         Args:
             pairs (Collection[TapPair]): The taps.
-            inputs (Tensor): Images (N, 3, H, W), normalised the student's way.
+            inputs (Tensor): Images (N, 3, H, W), normalised for the student.
             data_samples (list, optional): Their data samples.
 
         Returns:
@@ -103,19 +93,16 @@ class Teacher:
     @torch.compiler.disable
     @torch.no_grad()
     def maps(self, pairs: Collection[TapPair], dense: FeatureTaps,
-             recorder: RoIRecorder) -> dict[TapPair, list[Tensor]]:
+             student_taps: FeatureTaps) -> dict[TapPair, list[Tensor]]:
         """Run the RoI head, if it is tapped, on the RoIs of the student, and collect all maps.
 
         Args:
             pairs (Collection[TapPair]): The taps.
             dense (FeatureTaps): Result of :meth:`run`.
-            recorder (RoIRecorder): The student's RoIs.
-
-        Returns:
-            dict[TapPair, list[Tensor]]: The maps of each tap.
+            student_taps (FeatureTaps): The student's, which hold its RoIs.
         """
         with self._precision(next(self.network.parameters())):
-            in_roi_heads = run_roi_heads(self.network, pairs, dense, recorder)
+            in_roi_heads = run_roi_heads(self.network, pairs, dense, student_taps)
         return {pair: in_roi_heads.get(pair, dense).features[pair.teacher] for pair in pairs}
 
     def _precision(self, like: Tensor) -> ExitStack:

@@ -21,9 +21,6 @@ class ChannelWiseDivergence(FeatureLoss):
     Args:
         tau (float): Temperature > 0. Defaults to 1.0.
         loss_weight (float): Factor on the loss. Defaults to 1.0.
-
-    Raises:
-        ConfigError: If ``tau`` is not positive, or a weight is negative.
     """
 
     maps_only = True

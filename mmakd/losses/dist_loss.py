@@ -19,9 +19,6 @@ class DISTLoss(FeatureLoss):
         intra_loss_weight (float): Weight gamma of the relation between samples. Defaults to 1.0.
         tau (float): Temperature > 0. Defaults to 1.0.
         loss_weight (float): Factor on the loss. Defaults to 1.0.
-
-    Raises:
-        ConfigError: If ``tau`` is not positive, or a weight is negative.
     """
 
     def __init__(self, inter_loss_weight: float = 1.0, intra_loss_weight: float = 1.0,

@@ -79,9 +79,7 @@ class FeatureLoss(nn.Module):
                              'vectors take FeatureMSELoss, PKDLoss or KLDivergence')
         return self.compare(preds_S, preds_T, *args, **kwargs)
 
-    def extra_repr(self) -> str:
-        """Show the settings in ``print(model)``."""
-        return show_settings(self)
+    extra_repr = show_settings
 
     @abstractmethod
     def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -97,11 +95,7 @@ def zero_loss(loss: nn.Module, preds_S: Tensor) -> Tensor:
 
 
 def build_loss(cfg: Any, channels: int | None, level: int) -> nn.Module:
-    """Build a loss over features, with ``channels`` and ``level`` where its type has them.
-
-    Raises:
-        ConfigError: If it cannot be built, or is not a loss.
-    """
+    """Build a loss over features, with ``channels`` and ``level`` where its type has them."""
     loss = build(cfg, offer=dict(channels=channels, level=level))
     if not isinstance(loss, nn.Module) or isinstance(loss, (Perturbation, Uncertainty)):
         raise ConfigError(f'type={cfg["type"]!r}: is no loss; give e.g. ChannelWiseDivergence')

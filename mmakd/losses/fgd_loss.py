@@ -37,9 +37,6 @@ class FGDLoss(FeatureLoss):
         loss_weight (float): Factor on the whole loss. Defaults to 1.0.
         channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
-
-    Raises:
-        ConfigError: If an argument is wrong, or ``channels`` is not known.
     """
 
     maps_only = True

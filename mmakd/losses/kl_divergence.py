@@ -17,9 +17,6 @@ class KLDivergence(FeatureLoss):
     Args:
         tau (float): Temperature > 0. Defaults to 1.0.
         loss_weight (float): Factor on the loss. Defaults to 1.0.
-
-    Raises:
-        ConfigError: If ``tau`` is not positive, or a weight is negative.
     """
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:

@@ -35,9 +35,7 @@ class MaskTokens(nn.Module):
             without ``weight_masks``; and the masks (N, T, H, W).
         """
         masks = self.masks(feature)
-        parts = masks
-        if self.prob is not None:
-            parts = masks * self.weights(feature)[..., None, None]
+        parts = masks if self.prob is None else masks * self.weights(feature)[..., None, None]
         return feature * parts.sum(1, keepdim=True), masks
 
     def masks(self, feature: Tensor) -> Tensor:

@@ -44,9 +44,6 @@ class MasKDLoss(FeatureLoss, BaseModule):
         channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
         level (int): Index of the level in ``tokens``; set by the distiller. Defaults to 0.
-
-    Raises:
-        ConfigError: If an argument is wrong, or ``channels`` is not known.
     """
 
     maps_only = True
@@ -87,21 +84,16 @@ class MasKDLoss(FeatureLoss, BaseModule):
         if '://' not in path and not Path(path).expanduser().is_file():
             raise ConfigError(f'{key}: no such file (a relative path starts at {Path.cwd()}); '
                               f'{_LEARN}')
-        learned = _read_tokens(path, key)
-        levels = sorted({name.split('.')[0] for name in learned})
+        saved = read_state_dict(path, key)
+        levels = sorted({name.split('.')[1] for name in saved if name.startswith('mask_modules.')})
         if str(self.level) not in levels:
             held = f'only for level {", ".join(levels)}' if levels else 'for no level at all'
             raise ConfigError(f'{key}: holds tokens {held}, but level {self.level} is compared; '
                               f'{_LEARN}')
-        prefix = f'{self.level}.'
-        own = self.mask_tokens.state_dict()
-        learned = {name.removeprefix(prefix): value for name, value in learned.items()
+        prefix = f'mask_modules.{self.level}.'
+        learned = {name.removeprefix(prefix): value for name, value in saved.items()
                    if name.startswith(prefix)}
-        self._check_shapes(own, learned, key)
-        self.mask_tokens.load_state_dict({name: learned[name] for name in own})
-        print_log(f'Tokens of level {self.level} loaded from {path}', 'current')
-
-    def _check_shapes(self, own: dict[str, Tensor], learned: dict[str, Tensor], key: str) -> None:
+        own = self.mask_tokens.state_dict()
         expected, found = own['mask_token'].shape, learned['mask_token'].shape
         if found != expected:
             raise ConfigError(f'{key}: level {self.level} has {found[0]} tokens of {found[1]} '
@@ -111,27 +103,20 @@ class MasKDLoss(FeatureLoss, BaseModule):
         if set(own) - set(learned):
             raise ConfigError(f'{key}: learned with weight_masks=False; set weight_masks=False '
                               'here too')
+        self.mask_tokens.load_state_dict({name: learned[name] for name in own})
+        print_log(f'Tokens of level {self.level} loaded from {path}', 'current')
 
     def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Compute the loss; see :meth:`FeatureLoss.forward`."""
+        begin = self.student_masks_begin
+        iteration = MessageHub.get_current_instance().get_info('iter', 0)
         with torch.no_grad():
             masks = self.mask_tokens.masks(preds_T)
             weights = self.mask_tokens.weights(preds_T)
-            if self._uses_student_masks():
+            if begin is not None and iteration >= begin:
                 masks = masks * self.mask_tokens.masks(preds_S)
             # Beyond the smallest area nothing is marked, and nothing compared.
             area = masks.sum((2, 3)).clamp(min=1e-6)
             share = (weights / area)[..., None, None].mul(masks.square()).sum(1)
         difference = (preds_S - preds_T).square().mean(1)
         return self.loss_weight * (share * difference).sum() / len(preds_S)
-
-    def _uses_student_masks(self) -> bool:
-        iteration = MessageHub.get_current_instance().get_info('iter', 0)
-        return self.student_masks_begin is not None and iteration >= self.student_masks_begin
-
-
-def _read_tokens(path: str, key: str) -> dict[str, Tensor]:
-    """Read the weights of the tokens, by names such as ``0.mask_token``."""
-    prefix = 'mask_modules.'
-    return {name.removeprefix(prefix): value for name, value in read_state_dict(path, key).items()
-            if name.startswith(prefix)}

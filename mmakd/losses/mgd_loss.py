@@ -26,9 +26,6 @@ class MGDLoss(FeatureLoss):
         loss_weight (float): Factor on the loss beside alpha. Defaults to 1.0.
         channels (int, optional): Channels of the maps; set by the distiller. Defaults to None,
             which is an error.
-
-    Raises:
-        ConfigError: If an argument is wrong, or ``channels`` is not known.
     """
 
     maps_only = True

@@ -15,9 +15,6 @@ class PKDLoss(FeatureLoss):
 
     Args:
         loss_weight (float): Factor on the loss. Defaults to 1.0.
-
-    Raises:
-        ConfigError: If ``loss_weight`` is no number >= 0.
     """
 
     def compare(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:

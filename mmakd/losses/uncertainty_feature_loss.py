@@ -45,10 +45,6 @@ class UncertaintyFeatureLoss(nn.Module):
             distiller. Defaults to None.
         level (int): Index of the task's level, for a criterion that needs it; set by the
             distiller. Defaults to 0.
-
-    Raises:
-        ConfigError: If a component cannot be built, ``num_avatars`` < 1, ``loss_weight`` is
-            negative, or sigma is used without a perturbation.
     """
 
     def __init__(self,
@@ -187,9 +183,7 @@ class UncertaintyFeatureLoss(nn.Module):
         self._add_levels(len(levels))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def extra_repr(self) -> str:
-        """Show the settings in ``print(model)``."""
-        return show_settings(self)
+    extra_repr = show_settings
 
 
 def _as_map(feature: Tensor) -> Tensor:

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-# A diverging scale, white at zero: what dropout removed shows as white.
-_SIGNED = 'RdBu_r'
-_POSITIVE = 'magma'
-
 
 class AvatarMaps(NamedTuple):
     """The maps that an ``UncertaintyFeatureLoss`` compares on one image, at one level.
@@ -94,7 +90,8 @@ def draw_heat_map(ax: Axes, values: Tensor, limit: float, signed: bool = True) -
         AxesImage: The image, for a colour bar.
     """
     ax.set(xticks=[], yticks=[])
-    return ax.imshow(values.numpy(force=True), _SIGNED if signed else _POSITIVE,
+    # The signed scale is white at zero, so what dropout removed shows as white.
+    return ax.imshow(values.numpy(force=True), 'RdBu_r' if signed else 'magma',
                      vmin=-limit if signed else 0, vmax=limit)
 
 
