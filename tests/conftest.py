@@ -1,4 +1,6 @@
 """Real runs in the small: shapes of 64x64, a few images, the toy configs."""
+import gc
+import importlib
 import itertools
 import os
 import socket
@@ -102,6 +104,15 @@ def _unformatted_configs():
         for place in 'yapf.yapflib.yapf_api.FormatCode', 'mmengine.config.config.FormatCode':
             patch.setattr(place, lambda text, **style: (text, True), raising=False)
         yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _frozen_imports():
+    """Keep what the packages import out of garbage collections: MMEngine runs one a data set."""
+    importlib.import_module('mmdet.apis')
+    importlib.import_module('mmseg.apis')
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

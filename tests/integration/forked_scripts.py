@@ -64,9 +64,9 @@ def run_script(path: Path, *arguments: object, processes: int = 1, port: str = '
                 # As torchrun does.
                 for other in running.values():
                     other.terminate()
-    done = CompletedProcess(path, max(abs(process.exitcode) for process in started),
-                            output.read_text())
-    assert not check or done.returncode == 0, done.stdout[-5000:]
+    codes = [process.exitcode for process in started]
+    done = CompletedProcess(path, max(map(abs, codes)), output.read_text())
+    assert not check or done.returncode == 0, f'{codes} {done.stdout[-5000:]}'
     return done
 
 
@@ -77,8 +77,6 @@ def _run(path: str, arguments: list[str], gloo: bool, output: str, env: dict[str
     os.dup2(file, 2)
     os.environ.update(env)
     torch.set_num_threads(1)
-    # A third version of a function runs as it is; compiling takes most of a training's time.
-    torch._dynamo.config.cache_size_limit = 2
     if gloo:
         torch.distributed.init_process_group('gloo')
     sys.argv = [path, *arguments]

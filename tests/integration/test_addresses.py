@@ -124,7 +124,7 @@ def test_a_teacher_that_cannot_be_fetched(launch, server, files, workspace):
     teacher = f'{server.url}/half/{files["teacher"].name}'
     begin = time.monotonic()
     done = launch('--cfg-options', f'model.teacher_ckpt={teacher}', 'load_from=None')
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 300  # gloo waits for 1800
     assert done.returncode != 0
     messages = [line for line in done.stdout.splitlines() if line.startswith('error: ')]
     assert len(messages) == 1, done.stdout
@@ -137,7 +137,7 @@ def test_a_rank_that_fails_alone(launch):
     """In its first iteration: the other one does not wait for it, the cause is printed once."""
     begin = time.monotonic()
     done = launch('--cfg-options', 'default_hooks.failing.type=FailsOnRank1')
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 300  # gloo waits for 1800
     assert done.returncode != 0
     message = 'fails in the first iteration: RuntimeError: the disk is full'
     assert done.stdout.count(message) == 1, done.stdout[-5000:]

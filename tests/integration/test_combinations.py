@@ -329,7 +329,10 @@ def launch(toy, shipped, workspace, free_port):
     return run
 
 
-@pytest.mark.parametrize('row', ROWS, ids=row_id)
+# Compiling takes a minute or more of a processor: those rows are in `make test-slow`.
+@pytest.mark.parametrize('row', [
+    pytest.param(row, id=row_id(row), marks=[pytest.mark.slow] * (row.compile == 'compile'))
+    for row in ROWS])
 def test_training(row, launch, shipped, workspace):
     shipped.server.asked.clear()
     half, last = CHECKPOINTS[row.model]

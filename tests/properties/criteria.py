@@ -27,7 +27,7 @@ SEEDS = st.integers(0, 10**6)
 
 def make_criterion(kind: str, channels: int, **options: object) -> nn.Module:
     torch.manual_seed(0)
-    criterion = build(dict(type=kind, **{**KINDS[kind], **options}), dict(channels=channels))
+    criterion = build(dict(type=kind, **{**KINDS[kind], **options}), offer=dict(channels=channels))
     for parameter in criterion.parameters():
         # What is zero at the start takes part too.
         nn.init.normal_(parameter, std=0.3)
