@@ -73,7 +73,6 @@ def test_a_teacher_of_our_own_training(task, toy, train):
     trained = train(teacher).model.eval()
     loaded = train(toy(task, 'akd-cwd', **{
         'model.teacher_ckpt': f'{teacher.work_dir}/{LAST[task]}'})).model.teacher
-    # Its BatchNorms are folded by now.
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         for expected, feature in zip(trained.extract_feat(images), loaded.extract_feat(images)):
