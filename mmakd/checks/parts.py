@@ -147,7 +147,10 @@ def _build_training(cfg: Config, runner: Runner, problems: ConfigProblems) -> bo
             runner.optim_wrapper = runner.build_optim_wrapper(wanted)
             with problems.attempt('param_scheduler'):
                 if len(loops) == len(SPLITS):  # they ask the training loop
-                    runner.build_param_scheduler(cfg.get('param_scheduler') or [])
+                    built = runner.build_param_scheduler(cfg.get('param_scheduler') or [])
+                    for scheduler in built if isinstance(built, list) else ():
+                        if not getattr(scheduler, 'need_val_args', False):
+                            scheduler.step()  # some values fail there only
             with problems.attempt('auto_scale_lr'):
                 runner.scale_lr(runner.optim_wrapper, cfg.get('auto_scale_lr'))
     with problems.attempt('log_processor'):

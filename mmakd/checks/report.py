@@ -66,13 +66,14 @@ def _print_tasks(model: AvatarDistiller, console: Console) -> None:
         pair = model.taps[name]
         taps = pair.student if pair.teacher == pair.student else (
             f'{pair.student} (student), {pair.teacher} (teacher)')
-        console.print(Text.assemble((f'\nTask {name}', 'bold'), f' at {taps}'))
+        upstream = f', perturbed at the input of {pair.perturb_at}' if pair.perturb_at else ''
+        console.print(Text.assemble((f'\nTask {name}', 'bold'), f' at {taps}{upstream}'))
         console.print(Padding(f'{describe_loss(task.losses[0])}, weight {task.loss_weight:g}',
                               (0, 0, 0, 2)))
         table = Table('  level', 'student', 'teacher', 'adapter', box=None, pad_edge=False)
         table.add_column('its parameters', justify='right')
         table.add_column("the loss's", justify='right')
-        of_student, of_teacher = maps[name]
+        of_student, of_teacher, _ = maps[name]
         levels = range(len(of_student)) if task.levels is None else task.levels
         for level, adapter, loss in zip(levels, task.adapters, task.losses):
             shapes = (' x '.join(map(str, features[level].shape[1:]))

@@ -162,6 +162,8 @@ BROKEN = {
         "'clip_gard'; did you mean 'clip_grad'?"]),
     'scheduler': (DET, ['param_scheduler.1.type=CosineAnealingLR'], [
         'param_scheduler: KeyError: CosineAnealingLR is not in the']),
+    'step of a scheduler': (DET, ['param_scheduler.1.eta_min=[]'], [
+        'param_scheduler: TypeError: unsupported operand']),
     'hooks of MMEngine': (DET, ['default_hooks.checkpoint.intervall=2',
                                 'default_hooks.visualization.type=DetVisualizationHok'], [
         "default_hooks.checkpoint: TypeError: got an unexpected keyword argument 'intervall'",
