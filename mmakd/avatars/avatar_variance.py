@@ -1,6 +1,5 @@
 """sigma: the spread of the Avatars about the teacher's feature."""
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.dist import all_reduce
@@ -8,9 +7,10 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..utils.errors import ConfigProblems, check_numbers, is_number
-from .perturbation import Perturbation, show_settings
+from .perturbation import show_settings
 from .uncertainty import Uncertainty
 
+_RESCALES = ('teacher', 'unit', None)
 _STATE = ('running_variance', 'running_weight')
 
 
@@ -26,12 +26,13 @@ class AvatarVariance(Uncertainty):
         momentum (float): Weight in (0, 1] of the newest batch in the running average of
             ``sigma^2``. Defaults to 0.1.
         estimator (str): ``'closed_form'`` takes the perturbation's own ``variance``, one reduction
-            and no sampling; ``'sampled'`` averages over the K Avatars drawn, for perturbations
-            without a closed form. Defaults to ``'closed_form'``.
-        rescale (bool): Whether one detached scalar brings the normalised teacher map of the batch
-            to unit root mean square, so that sigma only weights the channels against each other
-            and the drop rate does not act as a temperature. False only divides by sigma, the paper
-            to the letter. Defaults to True.
+            and no sampling; ``'sampled'`` averages over the K Avatars drawn, for Avatars without a
+            closed form. Defaults to ``'closed_form'``.
+        rescale (str, optional): ``'teacher'``: one detached scalar gives the normalised teacher
+            map of the batch the root mean square of the map itself. So sigma only weights the
+            channels against each other, and ``tau`` and ``loss_weight`` of the criterion keep
+            their meaning. ``'unit'``: it gives unit root mean square. None: maps are only divided
+            by sigma, the paper to the letter. Defaults to ``'teacher'``.
         eps (float): Lower bound of ``sigma^2``: with ``rescale`` a fraction of its mean over
             channels, which is independent of the features' scale; otherwise absolute. Defaults to
             1e-6.
@@ -43,13 +44,17 @@ class AvatarVariance(Uncertainty):
     running_weight: Tensor
 
     def __init__(self, momentum: float = 0.1, estimator: str = 'closed_form',
-                 rescale: bool = True, eps: float = 1e-6, channels: int | None = None) -> None:
+                 rescale: Literal['teacher', 'unit'] | None = 'teacher', eps: float = 1e-6,
+                 channels: int | None = None) -> None:
         super().__init__()
         problems = ConfigProblems()
         if not is_number(momentum) or not 0 < momentum <= 1:
             problems.add(f'momentum={momentum!r}: must be a number in (0, 1], e.g. 0.1')
         if estimator not in ('closed_form', 'sampled'):
             problems.add(f"estimator={estimator!r}: must be 'closed_form' or 'sampled'")
+        if rescale not in _RESCALES:
+            problems.add(f"rescale={rescale!r}: must be 'teacher', 'unit' (formerly True) or None "
+                         '(formerly False)')
         if channels is not None and (type(channels) is not int or channels < 1):
             problems.add(f'channels={channels!r}: must be None or an integer >= 1')
         with problems.under(''):
@@ -74,17 +79,22 @@ class AvatarVariance(Uncertainty):
         return self._floored(self.running_variance / self.running_weight).sqrt().view(1, -1, 1, 1)
 
     @torch.no_grad()
-    def update(self, feature: Tensor, perturbation: Perturbation | None,
-               avatars: Sequence[Tensor] = ()) -> None:
+    def update(self, feature: Tensor, spread: Tensor | None) -> None:
         """Add a batch to the running average; see :meth:`Uncertainty.update`.
 
-        ``'closed_form'`` needs the perturbation, ``'sampled'`` the Avatars. A batch that is not
-        finite, or without any position (as of RoIs), leaves the average as it is.
+        A batch that is not finite, or without any position (as of RoIs), leaves the average as it
+        is.
 
         Raises:
-            ValueError: If the estimator needs a closed form and the perturbation has none.
+            ValueError: If there is no spread.
         """
-        sums = self._sums(feature, perturbation, avatars)
+        if spread is None:
+            raise ValueError('these Avatars have no closed form; set '
+                             "uncertainty.estimator='sampled'")
+        # Positions differ between ranks.
+        positions = feature.new_full((1, ), feature.numel() / feature.size(1))
+        sums = torch.cat([spread.expand_as(feature).sum((0, 2, 3)),
+                          feature.square().sum((0, 2, 3)), positions])
         if self.training:
             all_reduce(sums)
         variance, square = (sums[:-1] / sums[-1].clamp(min=1)).view(2, -1)
@@ -107,7 +117,11 @@ class AvatarVariance(Uncertainty):
                                    self.running_variance / self.running_weight, variance)
         factor = _safe_rsqrt(self._floored(variance))
         if self.rescale:
-            factor = factor * _safe_rsqrt((square * factor.square()).mean())
+            # Relative to the largest, so that equal sigmas keep the map exactly as it is.
+            factor = factor / factor.max()
+            mean_square = (square * factor.square()).mean()
+            wanted = square.mean() if self.rescale == 'teacher' else 1.0
+            factor = factor * torch.where(mean_square > 0, wanted / mean_square, 1.0).sqrt()
         self._factor = factor.view(1, -1, 1, 1)
 
     def scale(self, feature: Tensor) -> Tensor:
@@ -117,27 +131,6 @@ class AvatarVariance(Uncertainty):
     def _floored(self, variance: Tensor) -> Tensor:
         return torch.maximum(variance, self.eps * (
             variance.mean() if self.rescale else variance.new_ones(())))
-
-    def _sums(self, feature: Tensor, perturbation: Perturbation | None,
-              avatars: Sequence[Tensor]) -> Tensor:
-        """Sum ``u`` and ``T^2`` per channel, and count positions, which differ between ranks.
-
-        Returns:
-            Tensor: (2 C + 1,).
-        """
-        if self.estimator == 'sampled':
-            spread = torch.zeros_like(feature)
-            for avatar in avatars:
-                spread += (avatar - feature).square_() / len(avatars)
-        else:
-            closed_form = None if perturbation is None else perturbation.variance(feature)
-            if closed_form is None:
-                raise ValueError(f'{type(perturbation).__name__} has no closed form; '
-                                 "set uncertainty.estimator='sampled'")
-            spread = closed_form
-        positions = feature.new_full((1, ), feature.numel() / feature.size(1))
-        return torch.cat([spread.expand_as(feature).sum((0, 2, 3)),
-                          feature.square().sum((0, 2, 3)), positions])
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str,
                             keep_vars: bool) -> None:

@@ -1,12 +1,9 @@
 """Standardisation by batch statistics, as in the authors' released code."""
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..utils.errors import check_numbers
-from .perturbation import Perturbation
 from .uncertainty import Uncertainty
 
 
@@ -27,8 +24,7 @@ class BatchStatistics(Uncertainty):
         check_numbers(positive=dict(eps=eps))
         self.eps = eps
 
-    def update(self, feature: Tensor, perturbation: Perturbation | None = None,
-               avatars: Sequence[Tensor] = ()) -> None:
+    def update(self, feature: Tensor, spread: Tensor | None) -> None:
         """Do nothing: each map has its own statistics."""
 
     def scale(self, feature: Tensor) -> Tensor:

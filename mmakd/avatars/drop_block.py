@@ -1,9 +1,11 @@
 """Dropout of square blocks."""
+from typing import Literal
+
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigProblems
 from .dropout import DropoutPerturbation
 
 
@@ -20,12 +22,17 @@ class DropBlockPerturbation(DropoutPerturbation):
     Args:
         drop_rate (float): Probability p in [0, 1) that an element is dropped. Defaults to 0.1.
         block_size (int): Side of a block, in positions of the map. Defaults to 7.
+        fill (str): As of :class:`DropoutPerturbation`. Defaults to ``'mean'``.
     """
 
-    def __init__(self, drop_rate: float = 0.1, block_size: int = 7) -> None:
-        super().__init__(drop_rate)
+    def __init__(self, drop_rate: float = 0.1, block_size: int = 7,
+                 fill: Literal['mean', 'zero'] = 'mean') -> None:
+        problems = ConfigProblems()
+        with problems.under(''):
+            super().__init__(drop_rate, fill)
         if not isinstance(block_size, int) or block_size < 1:
-            raise ConfigError(f'block_size={block_size!r}: must be an integer >= 1, e.g. 7')
+            problems.add(f'block_size={block_size!r}: must be an integer >= 1, e.g. 7')
+        problems.raise_if_any()
         self.block_size = block_size
 
     def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:

@@ -1,28 +1,44 @@
 """Dropout of elements, the perturbation of the paper, and of whole channels."""
+from typing import Literal
+
 import torch
 from mmengine.registry import MODELS
 from torch import Generator, Tensor
 
-from ..utils.errors import ConfigError, is_number
-from .perturbation import Perturbation
+from ..utils.errors import ConfigError, is_number, suggest
+from .perturbation import Perturbation, channel_mean
+
+_FILLS = ('mean', 'zero')
 
 
 @MODELS.register_module()
 class DropoutPerturbation(Perturbation):
-    """Inverted dropout: zeroes elements with probability ``drop_rate`` and scales the rest.
+    """Replaces elements with probability ``drop_rate`` and scales up what the others add to it.
 
-    ``A = T m / (1 - p)`` with ``m ~ Bernoulli(1 - p)``, so ``E[(A - T)^2] = p / (1 - p) T^2``.
-    Source: AKD (arXiv 2305.02722), dropout rate 0.1.
+    ``A = f + (T - f) m / (1 - p)`` with ``m ~ Bernoulli(1 - p)``, where f is the value of a
+    dropped element. The mean of the Avatars is T, and ``E[(A - T)^2] = p / (1 - p) (T - f)^2``.
+    Source: AKD (arXiv 2305.02722), inverted dropout (f = 0) with rate 0.1.
 
     Args:
         drop_rate (float): Probability p in [0, 1) that an element is dropped. Defaults to 0.1.
+        fill (str): Value f of a dropped element. ``'mean'`` is the mean of that image's channel;
+            for vectors and maps of one position the channel's mean over the batch. ``'zero'`` is
+            0, the paper: an outlier where a channel's mean is far from 0, as of logits. Defaults
+            to ``'mean'``.
     """
 
-    def __init__(self, drop_rate: float = 0.1) -> None:
+    def __init__(self, drop_rate: float = 0.1,
+                 fill: Literal['mean', 'zero'] = 'mean') -> None:
         super().__init__()
+        problems = []
         if not is_number(drop_rate) or not 0 <= drop_rate < 1:
-            raise ConfigError(f'drop_rate={drop_rate!r}: must be a number in [0, 1), e.g. 0.1')
+            problems.append(f'drop_rate={drop_rate!r}: must be a number in [0, 1), e.g. 0.1')
+        if fill not in _FILLS:
+            problems.append(f'fill={fill!r}: {suggest(fill, _FILLS)}')
+        if problems:
+            raise ConfigError(problems)
         self.drop_rate = drop_rate
+        self.fill = fill
 
     @property
     def rate(self) -> float:
@@ -54,12 +70,15 @@ class DropoutPerturbation(Perturbation):
         """Draw one Avatar; see :meth:`Perturbation.forward`."""
         if self.rate == 0:
             return feature
-        scale = 1 / (1 - self.rate)
-        mask = self.keep_mask(feature, generator).mul_(scale)
-        return mask.mul_(feature) if mask.shape == feature.shape else mask.mul(feature)
+        weight = self.keep_mask(feature, generator).mul_(1 / (1 - self.rate))
+        if self.fill == 'zero':
+            return weight.mul_(feature) if weight.shape == feature.shape else weight * feature
+        return torch.lerp(channel_mean(feature), feature, weight)
 
     def variance(self, feature: Tensor) -> Tensor:
-        """Compute ``p / (1 - p) T^2``; see :meth:`Perturbation.variance`."""
+        """Compute ``p / (1 - p) (T - f)^2``; see :meth:`Perturbation.variance`."""
+        if self.fill == 'mean':
+            feature = feature - channel_mean(feature)
         return feature.square() * (self.rate / (1 - self.rate))
 
 
@@ -72,6 +91,7 @@ class ChannelDropoutPerturbation(DropoutPerturbation):
 
     Args:
         drop_rate (float): Probability in [0, 1) that a channel is dropped. Defaults to 0.1.
+        fill (str): As of :class:`DropoutPerturbation`. Defaults to ``'mean'``.
     """
 
     def keep_mask(self, feature: Tensor, generator: Generator | None) -> Tensor:

@@ -11,11 +11,22 @@ def show_settings(module: nn.Module) -> str:
                      and not name.startswith('_'))
 
 
+def channel_mean(feature: Tensor) -> Tensor:
+    """Average each channel of a feature, to a shape that broadcasts.
+
+    Args:
+        feature (Tensor): Maps (N, C, H, W) are averaged over the positions of each image; vectors
+            (N, C), and maps of one position, over the batch.
+    """
+    dims = (2, 3) if feature.shape[2:].numel() > 1 else 0
+    return feature.mean(dims, keepdim=True)
+
+
 class Perturbation(nn.Module):
     """Makes Avatars of a feature map (AKD, arXiv 2305.02722).
 
     A perturbation is the same in train and eval mode, and unbiased: the mean of its Avatars is the
-    feature.
+    feature. Different channels are perturbed independently.
 
     Attributes:
         strength (float): Factor on the nominal rate or deviation, scheduled by

@@ -1,10 +1,7 @@
 """Base class of uncertainties."""
 from abc import abstractmethod
-from collections.abc import Sequence
 
 from torch import Tensor, nn
-
-from .perturbation import Perturbation
 
 
 class Uncertainty(nn.Module):
@@ -15,14 +12,13 @@ class Uncertainty(nn.Module):
     """
 
     @abstractmethod
-    def update(self, feature: Tensor, perturbation: Perturbation | None,
-               avatars: Sequence[Tensor] = ()) -> None:
+    def update(self, feature: Tensor, spread: Tensor | None) -> None:
         """Update the statistics with a batch; in eval mode the running ones do not change.
 
         Args:
             feature (Tensor): Teacher map (N, C, H, W), float32.
-            perturbation (Perturbation | None): The perturbation that makes the Avatars.
-            avatars (Sequence[Tensor]): Avatars of the feature. Defaults to ().
+            spread (Tensor | None): ``E[(A - T)^2]`` of its Avatars, broadcastable to the feature;
+                None if it is not known.
         """
 
     @abstractmethod

@@ -63,19 +63,21 @@ def build_tasks(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
             if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
                                   'use; rename the task')
-            pairs[name] = make_tap_pair(student, teacher, task_taps(cfg))
+            pairs[name] = make_tap_pair(student, teacher, task_taps(cfg), cfg.get('perturb_at'))
     tasks = nn.ModuleDict()
     maps = dry_run(student, teacher, pairs, problems)
     samples = dry_run_samples(student, 2)
     for name, cfg in distill.items():
         if name in maps:
             options = {key: value for key, value in cfg.items()
-                       if key not in ('tap', 'student_tap', 'teacher_tap')}
+                       if key not in ('tap', 'student_tap', 'teacher_tap', 'perturb_at')}
             with problems.under(f'model.distill.{name}'):
                 wrong = wrong_types(options, DistillTask)
                 if wrong:
                     raise ConfigError(wrong)
-                tasks[name] = DistillTask(name, *maps[name], data_samples=samples, **options)
+                tasks[name] = DistillTask(name, maps[name].student, maps[name].teacher,
+                                          upstream=maps[name].upstream, data_samples=samples,
+                                          **options)
         elif isinstance(cfg, dict) and 'loss' in cfg:
             # Its taps are wrong already; its loss may be wrong as well.
             with problems.under(f'model.distill.{name}.loss'):

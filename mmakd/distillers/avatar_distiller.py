@@ -18,11 +18,13 @@ from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..utils.amp import autocast_dtype
 from ..utils.build import wrong_types
 from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems
 from ..utils.rng import preserve_rng
 from .assembly import build_network, build_tasks, find_teacher_ckpt
+from .distill_task import TaskMaps
 from .inherit import inherit, inherited_keys
 from .mmcv_ops import explain_bfloat16
 from .student_model import StudentModel
@@ -182,18 +184,18 @@ class AvatarDistiller(StudentModel):
         return losses
 
     @torch.compiler.disable
-    def _distill(self, maps: dict[str, tuple[list[Tensor], list[Tensor]]], inputs: Tensor,
+    def _distill(self, maps: dict[str, TaskMaps], inputs: Tensor,
                  data_samples: list | None) -> dict[str, Tensor]:
         """Compute the loss of each task; zero if the task is off or the step is skipped.
 
         The host waits for the device once, to see whether everything is finite.
         """
-        losses = {name: task(*maps[name], data_samples) if name in maps else
-                  _no_loss(task, inputs) for name, task in self.distiller.items()}
+        losses = {
+            name: task(maps[name].student, maps[name].teacher, data_samples, maps[name].upstream)
+            if name in maps else _no_loss(task, inputs) for name, task in self.distiller.items()}
         named = {f"the {side}'s tap {getattr(self.taps[name], side)!r} (map {level})": feature
-                 for name, of_task in maps.items()
-                 for side, features in zip(('student', 'teacher'), of_task)
-                 for level, feature in enumerate(features)}
+                 for name, of_task in maps.items() for side in ('student', 'teacher')
+                 for level, feature in enumerate(getattr(of_task, side))}
         named.update({f'the loss of task {name!r}': losses[name] for name in maps})
         found = _find_nonfinite(named) if named else []
         if found and not self._is_forgiven(found, inputs):
@@ -206,8 +208,7 @@ class AvatarDistiller(StudentModel):
 
     def _is_forgiven(self, found: list[str], inputs: Tensor) -> bool:
         """Tell whether the gradient scaler handles the overflow, as in plain training."""
-        one = inputs.new_ones(1, 1, dtype=torch.float32)
-        if (self._skip_nonfinite or torch.mm(one, one).dtype != torch.float16
+        if (self._skip_nonfinite or autocast_dtype(inputs.device) != torch.float16
                 or any(name.startswith('the teacher') for name in found)):
             return False
         if not self._has_overflowed:
@@ -228,7 +229,7 @@ class AvatarDistiller(StudentModel):
 
     @torch.compiler.disable(recursive=False)
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
-                         mode: str) -> tuple[Any, dict[str, tuple[list[Tensor], list[Tensor]]]]:
+                         mode: str) -> tuple[Any, dict[str, TaskMaps]]:
         """Run the student, and the teacher up to the taps of the tasks.
 
         Args:
@@ -238,8 +239,7 @@ class AvatarDistiller(StudentModel):
             mode (str): ``'loss'`` or ``'tensor'``.
 
         Returns:
-            tuple: What the student returns, and by task the maps of the student's and of the
-            teacher's tap.
+            tuple[Any, dict[str, TaskMaps]]: What the student returns, and the maps of each task.
         """
         pairs = {name: self.taps[name] for name in tasks}
         if pairs:
@@ -253,7 +253,7 @@ class AvatarDistiller(StudentModel):
             return outputs, {}
         check_gradient(pairs, taps)
         taught = self.frozen_teacher.maps(pairs.values(), dense, taps)
-        return outputs, {name: (taps.features[pair.student], taught[pair])
+        return outputs, {name: TaskMaps(taps.features[pair.student], *taught[pair])
                          for name, pair in pairs.items()}
 
 

@@ -1,6 +1,7 @@
 """One distillation task: taps, adapters and losses."""
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +10,26 @@ from torch import Tensor, nn
 from ..losses import UncertaintyFeatureLoss
 from ..losses.features import build_loss, run_loss
 from ..utils.build import build, find_type, known_arguments
-from ..utils.errors import ConfigError, ConfigProblems, suggest
+from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
 from ..utils.rng import mix_seed
+from .upstream_avatars import UpstreamAvatars
 
-_KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'loss')
+_KEYS = ('tap', 'student_tap', 'teacher_tap', 'perturb_at', 'levels', 'adapter', 'resize', 'loss')
+
+
+class TaskMaps(NamedTuple):
+    """The features of a task.
+
+    Attributes:
+        student (list[Tensor]): Maps (N, C_s, H, W) or vectors (N, C_s) of the student's tap.
+        teacher (list[Tensor]): Those of the teacher's tap.
+        upstream (UpstreamAvatars, optional): Source of the Avatars with ``perturb_at``. Defaults
+            to None.
+    """
+
+    student: list[Tensor]
+    teacher: list[Tensor]
+    upstream: UpstreamAvatars | None = None
 
 
 def task_taps(cfg: dict) -> tuple[str, str]:
@@ -51,6 +68,8 @@ class DistillTask(nn.Module):
         levels (Sequence[int], optional): The compared levels. Defaults to None, all.
         data_samples (list, optional): Data samples of two images, for a trial of the loss.
             Defaults to None.
+        upstream (UpstreamAvatars, optional): Source of the Avatars with ``perturb_at``, of the
+            small image. Defaults to None.
 
     Attributes:
         weight_factor (float): Factor on the loss, set by ``DistillationScheduleHook``.
@@ -58,7 +77,8 @@ class DistillTask(nn.Module):
 
     def __init__(self, name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
                  loss: dict, adapter: dict | str | None = 'auto', resize: bool = False,
-                 levels: Sequence[int] | None = None, data_samples: list | None = None) -> None:
+                 levels: Sequence[int] | None = None, data_samples: list | None = None,
+                 upstream: UpstreamAvatars | None = None) -> None:
         super().__init__()
         self.name = name
         self.levels = levels
@@ -79,6 +99,8 @@ class DistillTask(nn.Module):
             self._try(index, *pairs[index], data_samples)
             if isinstance(level_loss, UncertaintyFeatureLoss):
                 level_loss.reseed(mix_seed(name, index))
+        if upstream is not None:
+            self._try_upstream(upstream, teacher_maps)
 
     @property
     def loss_weight(self) -> float:
@@ -86,7 +108,8 @@ class DistillTask(nn.Module):
         return self.weight_factor * getattr(self.losses[0], 'loss_weight', 1.0)
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
-                data_samples: list | None = None) -> Tensor:
+                data_samples: list | None = None, upstream: UpstreamAvatars | None = None
+                ) -> Tensor:
         """Compute the loss, summed over levels.
 
         Args:
@@ -94,6 +117,8 @@ class DistillTask(nn.Module):
             teacher_maps (Sequence[Tensor]): Maps (N, C_t, H, W) of the teacher's tap.
             data_samples (list, optional): Those of the batch, for losses that need the ground
                 truth. Defaults to None.
+            upstream (UpstreamAvatars, optional): Source of the Avatars with ``perturb_at``.
+                Defaults to None.
 
         Returns:
             Tensor: Scalar, float32.
@@ -110,12 +135,21 @@ class DistillTask(nn.Module):
                     f'tap: the student gives {len(student_maps)} maps in training, the teacher '
                     f'{len(teacher_maps)}, but on a small image both gave {len(levels)}; tap '
                     'elsewhere, or choose levels=[...] of both')
-        losses = [self._level_loss(index, student_maps[level], teacher_maps[level], data_samples)
-                  for index, level in enumerate(levels)]
-        return self.weight_factor * torch.stack(losses).sum()
+        pairs = [self._adapt(index, student_maps[level], teacher_maps[level])
+                 for index, level in enumerate(levels)]
+        if upstream is None:
+            total = torch.stack([run_loss(loss, *pair, data_samples)
+                                 for loss, pair in zip(self.losses, pairs)]).sum()
+        else:
+            losses: Any = self.losses
+            total = losses[0].run([loss.compare(*pair, data_samples)
+                                   for loss, pair in zip(losses, pairs)],
+                                  replace(upstream, levels=levels))
+        return self.weight_factor * total
 
-    def _level_loss(self, index: int, student_map: Tensor, teacher_map: Tensor,
-                    data_samples: list | None) -> Tensor:
+    def _adapt(self, index: int, student_map: Tensor, teacher_map: Tensor
+               ) -> tuple[Tensor, Tensor]:
+        """Bring a student's map to the channels and the size of the teacher's."""
         student_map = self.adapters[index](student_map)
         if student_map.shape[2:] != teacher_map.shape[2:]:
             sizes = f'{tuple(student_map.shape[2:])} and {tuple(teacher_map.shape[2:])}'
@@ -123,7 +157,7 @@ class DistillTask(nn.Module):
                 raise ConfigError(f'resize=False: student and teacher map of level {index} have '
                                   f'different sizes {sizes}; set resize=True or tap elsewhere')
             student_map = F.interpolate(student_map, teacher_map.shape[2:], mode='bilinear')
-        return run_loss(self.losses[index], student_map, teacher_map, data_samples)
+        return student_map, teacher_map
 
     @torch.no_grad()
     def _try(self, index: int, student_map: Tensor, teacher_map: Tensor,
@@ -135,7 +169,7 @@ class DistillTask(nn.Module):
             # Two images, since some losses need more than one value a channel.
             of_student, of_teacher = (feature.new_empty(2, *feature.shape[1:]).normal_()
                                       for feature in (student_map, teacher_map))
-            value = self._level_loss(index, of_student, of_teacher, data_samples)
+            value = run_loss(loss, *self._adapt(index, of_student, of_teacher), data_samples)
         except ConfigError:
             raise
         except Exception as error:
@@ -146,6 +180,31 @@ class DistillTask(nn.Module):
             raise ConfigError(f'loss: {type(loss).__name__} gives no scalar')
         loss.train()
         self.adapters[index].train()
+
+    def _try_upstream(self, upstream: UpstreamAvatars, teacher_maps: Sequence[Tensor]) -> None:
+        """Draw Avatars once, to find mismatches before training."""
+        key = f'perturb_at={upstream.perturb_at!r}'
+        loss = self.losses[0]
+        if not isinstance(loss, UncertaintyFeatureLoss) or loss.perturbation is None:
+            raise ConfigError(f'{key}: the loss makes no Avatars; set loss.type='
+                              "'UncertaintyFeatureLoss' with a perturbation, or leave it out")
+        if not upstream.has_features():
+            raise ConfigError(f'{key}: the input of that module is neither maps (N, C, H, W) nor '
+                              'vectors (N, C), or the teacher does not call it; give another one')
+        try:
+            avatars = upstream.draw(loss.perturbation)
+        except Exception as error:
+            raise ConfigError(f'{key}: that module cannot be run on its perturbed input: '
+                              f'{describe(error)}') from error
+        if [avatar.shape for avatar in avatars] != [part.shape for part in teacher_maps]:
+            raise ConfigError(f'{key}: {len(avatars)} Avatars for {len(teacher_maps)} maps of the '
+                              'tap, which is also called outside that module; tap elsewhere')
+        needs_variance = loss.uncertainty and getattr(
+            loss.uncertainty[0], 'estimator', None) == 'closed_form'
+        if needs_variance and upstream.variances(loss.perturbation) is None:
+            raise ConfigError("loss.uncertainty.estimator='closed_form': the variance is known in "
+                              'closed form only where perturb_at is the tap, and a 1x1 '
+                              "convolution or a linear layer; set estimator='sampled'")
 
 
 def _check_maps(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],

@@ -7,11 +7,12 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.utils import to_2tuple
-from torch import Tensor
 
 from ..utils.errors import ConfigError, ConfigProblems
-from .tap_pair import TapPair, dense_taps, run_roi_heads, tap_student
+from .distill_task import TaskMaps
+from .tap_pair import TapPair, dense_taps, perturbed_modules, run_roi_heads, tap_student
 from .taps import FeatureTaps, forward_to_taps
+from .upstream_avatars import upstream_avatars
 
 # Large enough for five FPN levels and for pyramid pooling.
 SMALL = (128, 128)
@@ -51,12 +52,12 @@ def _is_size(value: Any) -> bool:
 
 @torch.no_grad()
 def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair],
-            problems: ConfigProblems) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+            problems: ConfigProblems) -> dict[str, TaskMaps]:
     """Run student and teacher on a black image, and return their maps by task.
 
     Tasks with unreadable taps are left out, and their problems are added to ``problems``.
     """
-    maps: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    maps: dict[str, TaskMaps] = {}
     if not pairs:
         return maps
     with problems.under(''):
@@ -65,11 +66,16 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
         for name, pair in pairs.items():
             with problems.under(f'model.distill.{name}'):
                 taps_there = roi_taps.get(pair, teacher_taps)
-                for taps, tap in (student_taps, pair.student), (taps_there, pair.teacher):
-                    if tap in taps.overwritten():
-                        raise ConfigError(f'tap={tap!r}: the layer behind it works in place on '
-                                          'its output; tap that layer, or one further on')
-                maps[name] = student_taps.features[pair.student], taps_there.features[pair.teacher]
+                for taps, key, path in ((student_taps, 'tap', pair.student),
+                                        (taps_there, 'tap', pair.teacher),
+                                        (taps_there, 'perturb_at', pair.perturb_at)):
+                    if (key, path) in taps.overwritten():
+                        whose = 'output' if key == 'tap' else 'input'
+                        raise ConfigError(f'{key}={path!r}: a layer works in place on its '
+                                          f'{whose}; give that layer, or one further on')
+                maps[name] = TaskMaps(
+                    student_taps.features[pair.student], taps_there.features[pair.teacher],
+                    upstream_avatars(teacher, pair, taps_there))
     return maps
 
 
@@ -78,7 +84,8 @@ def _run_to_taps(
 ) -> tuple[FeatureTaps, FeatureTaps, dict[TapPair, FeatureTaps]]:
     image, samples = torch.zeros(1, 3, *size), dry_run_samples(student, 1, size)
     student_taps = tap_student(student, pairs)
-    teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs))
+    teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs), inputs_of=perturbed_modules(
+        [pair for pair in pairs if not pair.branches]))
     problems = ConfigProblems()
     for side, network, taps in (('student', student, student_taps),
                                 ('teacher', teacher, teacher_taps)):

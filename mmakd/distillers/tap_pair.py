@@ -8,7 +8,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ..utils.errors import ConfigError, ConfigProblems
+from ..utils.errors import ConfigError, ConfigProblems, suggest
 from .taps import FeatureTaps, check_tap
 
 
@@ -47,18 +47,23 @@ class TapPair(NamedTuple):
         teacher (str): Dotted path of the teacher's module.
         branches (tuple[RoIBranch, RoIBranch], optional): The branches of the two RoI heads in
             which the taps are. Defaults to None, outside RoI heads.
+        perturb_at (str, optional): Dotted path of the teacher's module whose input is perturbed.
+            Defaults to None, the tap itself is perturbed.
     """
 
     student: str
     teacher: str
     branches: tuple[RoIBranch, RoIBranch] | None = None
+    perturb_at: str | None = None
 
 
-def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str]) -> TapPair:
-    """Check the two paths of a task against the networks.
+def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str],
+                  perturb_at: str | None = None) -> TapPair:
+    """Check the paths of a task against the networks.
 
     Raises:
-        ConfigError: If one is not a module, or only one of them is in a RoI head.
+        ConfigError: If one is not a module, only one of the taps is in a RoI head, or the tap is
+            not in the module that is perturbed.
     """
     keys = ('tap', 'tap') if taps[0] == taps[1] else ('student_tap', 'teacher_tap')
     problems = ConfigProblems()
@@ -67,15 +72,30 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str])
         with problems.under(''):
             check_tap(network, key, tap, side)
             branches.append(_find_branch(network, key, tap))
+    if perturb_at is not None:
+        with problems.under(''):
+            _check_perturb_at(teacher, perturb_at, taps[1])
     problems.raise_if_any()
     in_student, in_teacher = branches
     if in_student is None and in_teacher is None:
-        return TapPair(*taps)
+        return TapPair(*taps, perturb_at=perturb_at)
     if in_student is None or in_teacher is None or in_student.kind != in_teacher.kind:
         raise ConfigError(f'student_tap={taps[0]!r}: the teacher is tapped at {taps[1]!r}, and a '
                           "RoI head runs on the student's RoIs; tap the box heads of both, or "
                           'the mask heads')
-    return TapPair(*taps, branches=(in_student, in_teacher))
+    return TapPair(*taps, branches=(in_student, in_teacher), perturb_at=perturb_at)
+
+
+def _check_perturb_at(teacher: BaseModel, perturb_at: str, tap: str) -> None:
+    check_tap(teacher, 'perturb_at', perturb_at, 'teacher')
+    names = tap.split('.')
+    around = ['.'.join(names[:depth]) for depth in range(1, len(names) + 1)]
+    if perturb_at not in around:
+        raise ConfigError(f"perturb_at={perturb_at!r}: the teacher's tap {tap!r} is not inside "
+                          f'that module; {suggest(perturb_at, around)}')
+    if perturb_at == 'roi_head' or 'roi_extractor' in perturb_at:
+        raise ConfigError(f'perturb_at={perturb_at!r}: its input is not the features of RoIs; '
+                          "give a head inside roi_head, e.g. 'roi_head.bbox_head'")
 
 
 def _find_branch(model: Any, key: str, tap: str) -> RoIBranch | None:
@@ -111,6 +131,11 @@ def dense_taps(teacher: BaseModel, pairs: Collection[TapPair]) -> set[str]:
     return {_roi_input(teacher) if pair.branches else pair.teacher for pair in pairs}
 
 
+def perturbed_modules(pairs: Collection[TapPair]) -> set[str]:
+    """List the paths of the modules whose input is perturbed."""
+    return {pair.perturb_at for pair in pairs if pair.perturb_at is not None}
+
+
 def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: FeatureTaps,
                   student_taps: FeatureTaps) -> dict[TapPair, FeatureTaps]:
     """Run the teacher's RoI head on the RoIs of the student.
@@ -128,7 +153,8 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
     for branches in dict.fromkeys(pair.branches for pair in pairs if pair.branches):
         together = [pair for pair in pairs if pair.branches == branches]
         in_student, in_teacher = branches
-        with FeatureTaps(teacher, [pair.teacher for pair in together]) as taps:
+        with FeatureTaps(teacher, [pair.teacher for pair in together],
+                         inputs_of=perturbed_modules(together)) as taps:
             for rois in student_taps.rois[in_student.extractor]:
                 in_teacher.run(teacher, dense.features[_roi_input(teacher)], rois)
         features.update(dict.fromkeys(together, taps))

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..utils.errors import ConfigError, suggest
+
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class FeatureTaps:
@@ -22,19 +24,23 @@ class FeatureTaps:
         taps (Iterable[str]): Dotted paths of modules.
         roi_extractors (Iterable[str]): Dotted paths of RoI extractors, whose RoIs are recorded.
             Defaults to ().
+        inputs_of (Iterable[str]): Dotted paths of modules whose arguments are recorded. Defaults
+            to ().
 
     Attributes:
         features (dict[str, list[Tensor]]): The features by path.
         rois (dict[str, list[Tensor]]): RoIs (R, 5) by path: image in the batch, x1, y1, x2, y2;
             one tensor per call.
+        calls (dict[str, list[Call]]): Positional and keyword arguments by path, of each call.
     """
 
     def __init__(self, model: nn.Module, taps: Iterable[str],
-                 roi_extractors: Iterable[str] = ()) -> None:
+                 roi_extractors: Iterable[str] = (), inputs_of: Iterable[str] = ()) -> None:
         self.model = model
         self.features: dict[str, list[Tensor]] = {tap: [] for tap in taps}
         self.rois: dict[str, list[Tensor]] = {path: [] for path in roi_extractors}
-        self._versions: dict[str, list[int]] = {tap: [] for tap in self.features}
+        self.calls: dict[str, list[Call]] = {path: [] for path in inputs_of}
+        self._versions: list[tuple[str, str, Tensor, int]] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> FeatureTaps:
@@ -42,6 +48,10 @@ class FeatureTaps:
             for path in paths:
                 module = self.model.get_submodule(path)
                 self._handles.append(module.register_forward_hook(recorder(path)))
+        for path in self.calls:
+            module = self.model.get_submodule(path)
+            # Heads are run by their forward method, which no hook sees.
+            module.forward = self._call_recorder(path, module.forward)
         return self
 
     def _recorder(self, tap: str) -> Callable[..., None]:
@@ -49,7 +59,7 @@ class FeatureTaps:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             maps = _tensors(output)
             self.features[tap] += maps
-            self._versions[tap] += [feature._version for feature in maps]
+            self._watch('tap', tap, maps)
 
         return hook
 
@@ -60,15 +70,33 @@ class FeatureTaps:
 
         return hook
 
-    def overwritten(self) -> set[str]:
-        """Find the taps whose maps a later layer changed in place."""
-        return {tap for tap, maps in self.features.items()
-                if any(feature._version != version
-                       for feature, version in zip(maps, self._versions[tap]))}
+    def _call_recorder(self, path: str, forward: Callable) -> Callable:
+
+        def record(*args: Any, **kwargs: Any) -> Any:
+            self.calls[path].append((args, kwargs))
+            self._watch('perturb_at', path, _tensors([args, kwargs]))
+            return forward(*args, **kwargs)
+
+        return record
+
+    def _watch(self, key: str, path: str, tensors: list[Tensor]) -> None:
+        self._versions += [(key, path, tensor, tensor._version) for tensor in tensors]
+
+    def overwritten(self) -> set[tuple[str, str]]:
+        """Find the maps that a later layer changed in place.
+
+        Returns:
+            set[tuple[str, str]]: ``('tap', path)`` of a module whose output changed,
+            ``('perturb_at', path)`` of one whose input did.
+        """
+        return {(key, path) for key, path, tensor, version in self._versions
+                if tensor._version != version}
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
+        for path in self.calls:
+            del self.model.get_submodule(path).forward
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +13,15 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from ..utils.amp import autocast_dtype
 from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError
 from ..utils.state_dict import describe_mismatch, rename_keys
 from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
 from .renormalize import renormalize, same_normalization
-from .tap_pair import TapPair, dense_taps, run_roi_heads
+from .tap_pair import TapPair, dense_taps, perturbed_modules, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
+from .upstream_avatars import UpstreamAvatars, upstream_avatars
 
 
 class Teacher:
@@ -85,34 +88,49 @@ class Teacher:
         if not self._same_normalization:
             inputs = renormalize(inputs, data_samples, self._student_preprocessor,
                                  self.network.data_preprocessor)
-        taps = FeatureTaps(self.network, dense_taps(self.network, pairs))
-        with taps, self._precision(inputs):
+        taps = FeatureTaps(self.network, dense_taps(self.network, pairs), inputs_of=(
+            perturbed_modules([pair for pair in pairs if not pair.branches])))
+        with taps, self._precision(inputs.device):
             forward_to_taps(self.network, taps.features, inputs, data_samples)
         return taps
 
     @torch.compiler.disable
     @torch.no_grad()
-    def maps(self, pairs: Collection[TapPair], dense: FeatureTaps,
-             student_taps: FeatureTaps) -> dict[TapPair, list[Tensor]]:
+    def maps(self, pairs: Collection[TapPair], dense: FeatureTaps, student_taps: FeatureTaps
+             ) -> dict[TapPair, tuple[list[Tensor], UpstreamAvatars | None]]:
         """Run the RoI head, if it is tapped, on the RoIs of the student, and collect all maps.
 
         Args:
             pairs (Collection[TapPair]): The taps.
             dense (FeatureTaps): Result of :meth:`run`.
             student_taps (FeatureTaps): The student's, which hold its RoIs.
-        """
-        with self._precision(next(self.network.parameters())):
-            in_roi_heads = run_roi_heads(self.network, pairs, dense, student_taps)
-        return {pair: in_roi_heads.get(pair, dense).features[pair.teacher] for pair in pairs}
 
-    def _precision(self, like: Tensor) -> ExitStack:
-        contexts = ExitStack()
-        if self.precision is not None:
-            contexts.enter_context(torch.autocast(
-                like.device.type, None if self.precision == torch.float32 else self.precision,
-                enabled=self.precision != torch.float32))
-        contexts.enter_context(float32_instead_of_bfloat16(self._mmcv_layers.values()))
-        return contexts
+        Returns:
+            dict: The maps of each pair, and the source of its Avatars if they are made upstream.
+        """
+        device = next(self.network.parameters()).device
+        with self._precision(device):
+            in_roi_heads = run_roi_heads(self.network, pairs, dense, student_taps)
+        precision = partial(self._precision, device, autocast_dtype(device))
+        found = {}
+        for pair in pairs:
+            taps = in_roi_heads.get(pair, dense)
+            found[pair] = taps.features[pair.teacher], upstream_avatars(
+                self.network, pair, taps, precision)
+        return found
+
+    @contextmanager
+    def _precision(self, device: torch.device, ambient: torch.dtype | None = None
+                   ) -> Iterator[None]:
+        """Run the block in the teacher's precision or, without one, in the ``ambient`` one."""
+        dtype = self.precision or ambient
+        with ExitStack() as contexts:
+            if dtype is not None:
+                contexts.enter_context(torch.autocast(
+                    device.type, None if dtype == torch.float32 else dtype,
+                    enabled=dtype != torch.float32))
+            contexts.enter_context(float32_instead_of_bfloat16(self._mmcv_layers.values()))
+            yield
 
 
 def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True) -> None:

@@ -1,19 +1,22 @@
 """The AKD loss: a criterion over student and Avatars, weighted by sigma."""
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, Literal, cast
 
 import torch
 from mmengine.dist import get_rank
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..avatars import AvatarVariance, Perturbation, Uncertainty
 from ..avatars.perturbation import show_settings
 from ..utils.build import build
-from ..utils.errors import ConfigError, ConfigProblems, check_numbers
+from ..utils.errors import ConfigError, ConfigProblems, check_numbers, suggest
 from ..utils.rng import mix_seed
-from .features import build_loss, check_same_shape, float32, run_loss, zero_loss
+from .avatar_comparison import AvatarComparison
+from .features import build_loss, check_same_shape, float32
+
+_TARGETS = ('each', 'mean')
 
 
 @MODELS.register_module()
@@ -31,8 +34,6 @@ class UncertaintyFeatureLoss(nn.Module):
 
     Args:
         criterion (dict): Config of the base criterion, ``forward(preds_S, preds_T) -> scalar``.
-            For K > 1 its ``forward_avatars`` is used if it has one: the mean over several targets
-            with the memory of one.
         perturbation (dict, optional): Config of the perturbation that makes the Avatars. Defaults
             to ``dict(type='DropoutPerturbation', drop_rate=0.1)``.
         uncertainty (dict, optional): Config of the uncertainty that scales both maps. Defaults to
@@ -40,6 +41,8 @@ class UncertaintyFeatureLoss(nn.Module):
         num_avatars (int): Number K >= 1 of Avatars. Defaults to 1.
         perturb (bool): Whether the targets are the Avatars; False compares with the teacher's own
             map. Defaults to True.
+        target (str): ``'each'``: the mean of the losses over Avatars; ``'mean'``: the loss of
+            their mean, as in distilling an ensemble. Defaults to ``'each'``.
         loss_weight (float): Factor on the loss. Defaults to 1.0.
         channels (int, optional): Channels of the maps, for components that need it; set by the
             distiller. Defaults to None.
@@ -53,6 +56,7 @@ class UncertaintyFeatureLoss(nn.Module):
                  uncertainty: dict | None = dict(type='AvatarVariance'),  # noqa: B006
                  num_avatars: int = 1,
                  perturb: bool = True,
+                 target: Literal['each', 'mean'] = 'each',
                  loss_weight: float = 1.0,
                  channels: int | None = None,
                  level: int = 0) -> None:
@@ -60,7 +64,6 @@ class UncertaintyFeatureLoss(nn.Module):
         problems = ConfigProblems()
         with problems.under('criterion'):
             self.criterion: Any = build_loss(criterion, channels, level)
-            self._knows_mean = _has_mean_of_its_forward(self.criterion)
         self.perturbation: Perturbation | None = None
         self.uncertainty: nn.ModuleList | None = None
         if perturbation is not None:
@@ -80,12 +83,15 @@ class UncertaintyFeatureLoss(nn.Module):
         if not isinstance(num_avatars, int) or num_avatars < 1:
             problems.add(f'num_avatars={num_avatars!r}: must be an integer >= 1 (perturb=False '
                          'compares with the teacher itself)')
+        if target not in _TARGETS:
+            problems.add(f'target={target!r}: {suggest(target, _TARGETS)}')
         with problems.under(''):
             check_numbers(not_negative=dict(loss_weight=loss_weight))
         problems.raise_if_any()
         self._uncertainty_cfg = uncertainty
         self.num_avatars = num_avatars
         self.perturb = perturb and perturbation is not None
+        self.target = target
         self.loss_weight = loss_weight
         self.reseed(0)
 
@@ -127,49 +133,65 @@ class UncertaintyFeatureLoss(nn.Module):
         maps_T = [preds_T] if isinstance(preds_T, Tensor) else preds_T
         if len(maps_S) != len(maps_T):
             raise ValueError(f'{len(maps_S)} student maps, but {len(maps_T)} teacher maps')
-        for map_S, map_T in zip(maps_S, maps_T):
-            check_same_shape(map_S, map_T)
         self._add_levels(len(maps_T))
-        generator = torch.Generator(maps_T[0].device)
-        generator.manual_seed(mix_seed(self._seed, get_rank(), self._num_calls))
+        levels = [self.compare(map_S, map_T, data_samples, level)
+                  for level, (map_S, map_T) in enumerate(zip(maps_S, maps_T))]
+        return self.run(levels, TapAvatars([level.map_T for level in levels]))
+
+    def compare(self, preds_S: Tensor, preds_T: Tensor, data_samples: list | None = None,
+                level: int = 0) -> AvatarComparison:
+        """Prepare the comparison of one student map with the Avatars of one teacher map.
+
+        Args:
+            preds_S (Tensor): Student map (N, C, H, W) or vectors (N, C).
+            preds_T (Tensor): The teacher's, of the same shape.
+            data_samples (list, optional): As of :meth:`forward`.
+            level (int): Index of the level, which has a sigma of its own. Defaults to 0.
+        """
+        check_same_shape(preds_S, preds_T)
+        uncertainty = None if self.uncertainty is None else self.uncertainty[level]
+        return AvatarComparison(self.criterion, cast('Uncertainty | None', uncertainty), preds_S,
+                                preds_T.detach(), self.num_avatars if self.perturb else 1,
+                                self.target, data_samples)
+
+    def run(self, comparisons: Sequence[AvatarComparison], avatars: Any) -> Tensor:
+        """Compare with Avatars of all levels, which are drawn together, one after the other.
+
+        Args:
+            comparisons (Sequence[AvatarComparison]): Those of the levels.
+            avatars (TapAvatars | mmakd.distillers.upstream_avatars.UpstreamAvatars): Source of the
+                Avatars.
+
+        Returns:
+            Tensor: Scalar, float32; the sum over levels, with ``loss_weight``.
+        """
+        device = comparisons[0].map_T.device
+        generator = torch.Generator(device)
+        seed = mix_seed(self._seed, get_rank(), self._num_calls)
         self._num_calls += 1
-        losses = [
-            self._level_loss(level, _as_map(map_S), _as_map(map_T.detach()), generator,
-                             data_samples)
-            for level, (map_S, map_T) in enumerate(zip(maps_S, maps_T))
-        ]
-        return self.loss_weight * torch.stack(losses).sum()
 
-    def _level_loss(self, level: int, map_S: Tensor, map_T: Tensor,
-                    generator: torch.Generator, data_samples: list | None) -> Tensor:
-        avatars: Iterable[Tensor] = self._draw(map_T, generator)
-        targets = avatars if self.perturb else [map_T]
-        if self.uncertainty is not None:
-            uncertainty = cast(Uncertainty, self.uncertainty[level])
-            measured: Sequence[Tensor] = ()
-            if isinstance(uncertainty, AvatarVariance) and uncertainty.estimator == 'sampled':
-                measured = list(avatars)
-                targets = measured if self.perturb else targets
-            uncertainty.update(map_T, self.perturbation, measured)
-            map_S, targets = uncertainty.scale(map_S), map(uncertainty.scale, targets)
-        if not map_S.numel():
-            return zero_loss(self.criterion, map_S)
-        if not self.perturb or self.num_avatars == 1:
-            return run_loss(self.criterion, map_S, next(iter(targets)), data_samples)
-        if self._knows_mean:
-            return self.criterion.forward_avatars(map_S, targets)
-        # Recomputed in the backward pass, so that memory does not grow with K student maps.
-        losses = [checkpoint(run_loss, self.criterion, map_S, target, data_samples,
-                             use_reentrant=False) for target in targets]
-        return torch.stack(losses).mean()
+        def draw() -> Iterator[list[Tensor]]:
+            generator.manual_seed(seed)
+            return (avatars.draw(self.perturbation, generator) for _ in range(self.num_avatars))
 
-    def _draw(self, map_T: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Make the Avatars lazily, one by one."""
-        if self.perturbation is not None:
-            for _ in range(self.num_avatars):
-                with torch.no_grad():
-                    avatar = self.perturbation(map_T, generator)
-                yield avatar
+        # A second pass draws the same Avatars again, so that memory does not grow with K.
+        passes = draw if self.num_avatars > 1 else cache(lambda: list(draw()))
+        estimator = getattr(comparisons[0].uncertainty, 'estimator', None)
+        with torch.autocast(device.type, enabled=False):
+            if estimator == 'sampled':
+                for drawn in passes():
+                    for comparison, avatar in zip(comparisons, drawn):
+                        comparison.measure(avatar, self.num_avatars)
+            elif estimator is not None:
+                variances = avatars.variances(self.perturbation) or ()
+                for comparison, variance in zip(comparisons, variances):
+                    comparison.spread = variance
+            for comparison in comparisons:
+                comparison.update_sigma()
+            for drawn in passes() if self.perturb else [[part.map_T for part in comparisons]]:
+                for comparison, target in zip(comparisons, drawn):
+                    comparison.add(target)
+            return self.loss_weight * torch.stack([part.loss() for part in comparisons]).sum()
 
     def _add_levels(self, number: int) -> None:
         if self.uncertainty is not None:
@@ -186,22 +208,29 @@ class UncertaintyFeatureLoss(nn.Module):
     extra_repr = show_settings
 
 
-def _as_map(feature: Tensor) -> Tensor:
-    """View vectors (N, C) as maps of one position."""
-    return feature[..., None, None] if feature.dim() == 2 else feature
-
-
 def _check_kind(component: Any, cfg: dict, kind: type, example: str) -> None:
     if not isinstance(component, kind):
         raise ConfigError(f'type={cfg["type"]!r}: is no {kind.__name__.lower()}; give e.g. '
                           f'{example}')
 
 
-def _has_mean_of_its_forward(criterion: nn.Module) -> bool:
-    """Tell whether ``forward_avatars`` is defined for the loss that the class computes."""
 
-    def depth(method: str) -> int:
-        return next((depth for depth, base in enumerate(type(criterion).__mro__)
-                     if method in vars(base)), len(type(criterion).__mro__))
+class TapAvatars:
+    """Avatars of maps, each perturbed where it is tapped.
 
-    return depth('forward_avatars') <= min(depth('forward'), depth('compare'))
+    Args:
+        maps (Sequence[Tensor]): Teacher maps (N, C, H, W) of all levels.
+    """
+
+    def __init__(self, maps: Sequence[Tensor]) -> None:
+        self.maps = maps
+
+    @torch.no_grad()
+    def draw(self, perturbation: Perturbation, generator: torch.Generator) -> list[Tensor]:
+        """Draw one Avatar of each map."""
+        return [perturbation(feature, generator) for feature in self.maps]
+
+    @torch.no_grad()
+    def variances(self, perturbation: Perturbation) -> list[Tensor | None]:
+        """Compute ``E[(A - T)^2]`` of each map, where it has a closed form."""
+        return [perturbation.variance(feature) for feature in self.maps]

@@ -23,3 +23,9 @@ class CPUAmpOptimWrapper(OptimWrapper):
         """Run the forward pass, the body of the block, under autocast."""
         with super().optim_context(model), autocast(device_type='cpu', dtype=torch.bfloat16):
             yield
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype:
+    """Find the type in which matrices are multiplied on a device, float32 without autocast."""
+    one = torch.ones(1, 1, device=device)
+    return torch.mm(one, one).dtype

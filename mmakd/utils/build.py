@@ -73,6 +73,8 @@ def wrong_types(cfg: dict, found: Any) -> list[str]:
         if value is parameters[key].default or (isinstance(value, dict) and 'type' in value):
             continue  # a config of what is to be built
         name = inspect.formatannotation(hint).replace('collections.abc.', '')
+        if 'Literal' in name:
+            continue  # the class itself names the valid values
         try:
             if isinstance(value, bool) and 'bool' not in name and hint is not Any:
                 raise TypeCheckError('Python takes it for a number')

@@ -10,10 +10,13 @@ from torch import Tensor
 from ..distillers import AvatarDistiller
 from ..distillers.distill_task import DistillTask
 from ..losses import UncertaintyFeatureLoss
+from ..losses.uncertainty_feature_loss import TapAvatars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
+
+_SAMPLES = 32
 
 
 class AvatarMaps(NamedTuple):
@@ -23,7 +26,7 @@ class AvatarMaps(NamedTuple):
         teacher (Tensor): The teacher's map T (C, H, W).
         avatar (Tensor): One Avatar A (C, H, W).
         student (Tensor): The student's map S (C, H, W) after its adapter.
-        deviation (Tensor): Square root of the closed form of ``E[(A - T)^2]``, (C, H, W).
+        deviation (Tensor): Square root of ``E[(A - T)^2]``, (C, H, W).
         sigma (Tensor): The running sigma (C,), over all training images.
     """
 
@@ -43,36 +46,41 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
                      seed: int = 0) -> AvatarMaps:
     """Run student and teacher on one image and read the maps of a task.
 
+    The deviation is the closed form or, without one, that of 32 Avatars.
+
     Args:
         model (AvatarDistiller): The trained model, in eval mode.
         data (dict): A batch of one image, as a dataloader gives it.
-        task (str): Name of a task whose loss is an ``UncertaintyFeatureLoss`` with a closed-form
+        task (str): Name of a task whose loss is an ``UncertaintyFeatureLoss`` with an
             ``AvatarVariance``.
         level (int): Index of the task's map. Defaults to 0.
-        seed (int): Seed of the Avatar. Defaults to 0.
+        seed (int): Seed of the Avatars. Defaults to 0.
 
     Raises:
-        TypeError: If the task's loss makes no Avatars, or their variance has no closed form.
+        TypeError: If the task's loss makes no Avatars.
     """
     data = model.data_preprocessor(data, training=False)
-    inputs, samples = data['inputs'], data['data_samples']
-    _, maps = model.run_with_teacher([task], inputs, samples, mode='tensor')
-    student_maps, teacher_maps = maps[task]
+    _, maps = model.run_with_teacher([task], data['inputs'], data['data_samples'], mode='tensor')
     distill_task = cast(DistillTask, model.distiller[task])
     index = level if distill_task.levels is None else distill_task.levels[level]
     loss = distill_task.losses[level]
-    teacher = teacher_maps[index]
     if not isinstance(loss, UncertaintyFeatureLoss) or loss.perturbation is None:
         raise TypeError(f'the loss of task {task!r} makes no Avatars; choose a task whose loss is '
                         'an UncertaintyFeatureLoss with a perturbation')
-    variance = loss.perturbation.variance(teacher)
-    if variance is None:
-        raise TypeError(f'{type(loss.perturbation).__name__} of task {task!r} has no closed form')
+    teacher = maps[task].teacher[index]
+    avatars = maps[task].upstream or TapAvatars(maps[task].teacher)
     generator = torch.Generator(teacher.device).manual_seed(seed)
+    avatar = avatars.draw(loss.perturbation, generator)[index]
+    variances = avatars.variances(loss.perturbation)
+    variance = variances[index] if variances else None
+    if variance is None:
+        variance = torch.stack([
+            (avatars.draw(loss.perturbation, generator)[index] - teacher).square()
+            for _ in range(_SAMPLES)]).mean(0)
     return AvatarMaps(
         teacher=teacher[0],
-        avatar=loss.perturbation(teacher, generator)[0],
-        student=distill_task.adapters[level](student_maps[index])[0],
+        avatar=avatar[0],
+        student=distill_task.adapters[level](maps[task].student[index])[0],
         deviation=variance.expand_as(teacher)[0].sqrt(),
         sigma=loss.sigma[0].flatten())
 

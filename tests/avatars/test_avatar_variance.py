@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmakd.avatars import (
     GaussianNoisePerturbation,
     Perturbation,
 )
+from mmakd.utils.build import build
 from mmakd.utils.errors import ConfigError
 from tests.avatars.sigma import update
 
@@ -19,7 +21,7 @@ RATE = 0.3
 
 @pytest.fixture
 def dropout():
-    return DropoutPerturbation(RATE)
+    return DropoutPerturbation(RATE, fill='zero')
 
 
 class RandomSign(Perturbation):
@@ -76,7 +78,7 @@ def test_sigma_of_noise_is_its_deviation():
 
 
 def test_eval_mode_uses_sigma_and_does_not_update_it(dropout):
-    uncertainty, (first, second) = AvatarVariance(rescale=False), make_batches(2)
+    uncertainty, (first, second) = AvatarVariance(rescale=None), make_batches(2)
     update(uncertainty, first, dropout)
     sigma = uncertainty.sigma.clone()
     divide = update(uncertainty.eval(), second, dropout)
@@ -85,12 +87,19 @@ def test_eval_mode_uses_sigma_and_does_not_update_it(dropout):
 
 
 def test_eval_mode_before_any_training_goes_by_the_batch(dropout):
-    uncertainty, (first, second) = AvatarVariance(rescale=False).eval(), make_batches(2)
+    uncertainty, (first, second) = AvatarVariance(rescale=None).eval(), make_batches(2)
     for feature in first, second:
         expected = feature / formula(feature).sqrt().float().view(1, -1, 1, 1)
         torch.testing.assert_close(update(uncertainty, feature, dropout)(feature), expected)
     update(uncertainty.train(), second, dropout)
     assert_sigma(uncertainty, formula(second))
+
+
+@pytest.mark.parametrize('rescale, new', [(True, "'unit' (formerly True)"),
+                                          (False, 'None (formerly False)')])
+def test_a_former_setting_names_its_new_value(rescale, new):
+    with pytest.raises(ConfigError, match=re.escape(new)):
+        build(dict(type='AvatarVariance', rescale=rescale))
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -154,7 +163,7 @@ def test_sampled_estimate_is_the_mean_square_over_the_avatars_given(dropout):
 
 def test_perturbation_without_closed_form_needs_the_sampled_estimator():
     feature, perturbation = make_batches(1)[0], RandomSign()
-    with pytest.raises(ValueError, match=r"RandomSign .*uncertainty.estimator='sampled'"):
+    with pytest.raises(ValueError, match=r"no closed form; .*estimator='sampled'"):
         update(AvatarVariance(), feature, perturbation)
     uncertainty = AvatarVariance(estimator='sampled')
     update(uncertainty, feature, perturbation, draw(perturbation, feature, 2))
@@ -174,11 +183,13 @@ def test_closed_form_of_any_shape_that_broadcasts(shape):
     assert_sigma(uncertainty, torch.full((4, ), 0.25))
 
 
-def test_rescaled_teacher_map_has_unit_rms_in_every_batch(dropout):
-    uncertainty = AvatarVariance(momentum=0.5)
+@pytest.mark.parametrize('rescale', ['teacher', 'unit'])
+def test_rms_of_the_rescaled_teacher_map_in_every_batch(dropout, rescale):
+    uncertainty = AvatarVariance(momentum=0.5, rescale=rescale)
     for feature in make_batches(4):
         normalized = update(uncertainty, feature, dropout)(feature)
-        torch.testing.assert_close(normalized.square().mean(), torch.tensor(1.))
+        wanted = feature.square().mean() if rescale == 'teacher' else torch.tensor(1.)
+        torch.testing.assert_close(normalized.square().mean(), wanted)
         # One scalar: the channels keep their weights 1 / sigma against each other.
         ratio = normalized / (feature / uncertainty.sigma)
         torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
@@ -191,8 +202,15 @@ def test_rescaled_map_does_not_depend_on_the_drop_rate():
     torch.testing.assert_close(weak, strong)
 
 
+def test_equal_sigmas_leave_the_map_exactly_as_it_is():
+    uncertainty = AvatarVariance()
+    for feature in make_batches(3):
+        divide = update(uncertainty, feature, GaussianNoisePerturbation(0.4, relative=False))
+        assert divide(feature).equal(feature)
+
+
 def test_without_rescale_maps_are_divided_by_sigma(dropout):
-    uncertainty = AvatarVariance(rescale=False)
+    uncertainty = AvatarVariance(rescale=None)
     for feature in make_batches(3):
         student = torch.randn_like(feature)
         divided = update(uncertainty, feature, dropout)(student)
@@ -207,7 +225,7 @@ CONSTANT_CHANNEL[:, 1], CONSTANT_CHANNEL[:, 2] = 3., 0.
     torch.zeros(2, 4, 5, 5), CONSTANT_CHANNEL, torch.randn(2, 4, 1, 1), torch.randn(1, 4, 5, 5),
     1e4 * torch.randn(2, 4, 5, 5), 1e-6 * torch.randn(2, 4, 5, 5), torch.randn(1, 1, 1, 1)
 ], ids=['zero', 'constant_channel', 'one_pixel', 'batch_of_one', 'large', 'tiny', 'one_value'])
-@pytest.mark.parametrize('rescale', [True, False])
+@pytest.mark.parametrize('rescale', ['teacher', 'unit', None])
 @pytest.mark.parametrize('estimator', ['closed_form', 'sampled'])
 def test_degenerate_maps_stay_finite(dropout, feature, rescale, estimator):
     uncertainty = AvatarVariance(estimator=estimator, rescale=rescale)
@@ -251,7 +269,8 @@ def test_state_dict_before_the_first_batch_loads_too(dropout):
 
 @pytest.mark.parametrize('key, value', [
     ('momentum', 0), ('momentum', 1.5), ('momentum', float('nan')), ('momentum', '0.1'),
-    ('estimator', 'sample'), ('estimator', None), ('channels', 0), ('channels', 2.0)])
+    ('estimator', 'sample'), ('estimator', None), ('channels', 0), ('channels', 2.0),
+    ('rescale', True), ('rescale', False), ('rescale', 'student')])
 def test_bad_setting_is_named(key, value):
     with pytest.raises(ConfigError, match=f'^{key}='):
         AvatarVariance(**{key: value})
@@ -288,7 +307,7 @@ class TestBatchStatistics:
         size = (4, 1, 200, 200)
         teacher = mean + torch.randn(size, generator=generator)
         student = teacher + 0.7 * torch.randn(size, generator=generator)
-        avatar = DropoutPerturbation(RATE)(teacher, generator)
+        avatar = DropoutPerturbation(RATE, 'zero')(teacher, generator)
         standardise = update(BatchStatistics(), teacher)
         correlation = (standardise(student) * standardise(avatar)).mean()
         rho = torch.corrcoef(torch.stack([student.flatten(), teacher.flatten()]))[0, 1]
@@ -302,5 +321,8 @@ class TestBatchStatistics:
 def test_scale_of_the_features_does_not_matter(dropout, scale):
     (feature, ) = make_batches(1)
     expected = update(AvatarVariance(), feature, dropout)(feature)
-    torch.testing.assert_close(update(AvatarVariance(), scale * feature, dropout)(scale * feature),
-                               expected)
+    scaled = update(AvatarVariance(), scale * feature, dropout)(scale * feature)
+    torch.testing.assert_close(scaled, scale * expected, rtol=1e-5, atol=0)
+    unit = AvatarVariance(rescale='unit')
+    torch.testing.assert_close(update(unit, scale * feature, dropout)(scale * feature),
+                               expected / feature.square().mean().sqrt(), rtol=1e-5, atol=0)

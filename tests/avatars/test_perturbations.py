@@ -11,6 +11,7 @@ from mmakd.avatars import (
     DropoutPerturbation,
     GaussianNoisePerturbation,
 )
+from mmakd.utils.build import build
 from mmakd.utils.errors import ConfigError
 
 NUM_DRAWS = 4000
@@ -19,8 +20,11 @@ FLOAT16 = pytest.param(torch.float16, marks=pytest.mark.skipif(
 
 ALL = [
     dict(type='DropoutPerturbation', drop_rate=0.3),
+    dict(type='DropoutPerturbation', drop_rate=0.3, fill='zero'),
     dict(type='ChannelDropoutPerturbation', drop_rate=0.3),
+    dict(type='ChannelDropoutPerturbation', drop_rate=0.3, fill='zero'),
     dict(type='DropBlockPerturbation', drop_rate=0.3, block_size=3),
+    dict(type='DropBlockPerturbation', drop_rate=0.3, block_size=3, fill='zero'),
     dict(type='DropBlockPerturbation', drop_rate=0.2, block_size=7),  # larger than the map
     dict(type='GaussianNoisePerturbation', std=0.4),
     dict(type='GaussianNoisePerturbation', std=0.4, relative=False),
@@ -127,14 +131,39 @@ def test_strength_zero_gives_the_feature(cfg):
 @each_dropout
 def test_dropped_elements_are_zero_and_the_others_are_scaled_up(dropout):
     feature = make_feature(4, 16, 8, 8)
-    avatar = draw(dropout(drop_rate=0.2), feature)[0]
+    avatar = draw(dropout(drop_rate=0.2, fill='zero'), feature)[0]
     kept = avatar != 0
     assert 0 < kept.sum() < kept.numel()
     torch.testing.assert_close(avatar[kept], feature[kept] / 0.8)
 
 
+@each_dropout
+@pytest.mark.parametrize('shape, dims', [((4, 16, 8, 8), (2, 3)), ((6, 16), 0),
+                                         ((6, 16, 1, 1), 0)], ids=['map', 'vectors', 'position'])
+def test_dropped_elements_are_the_mean_and_the_others_move_away_from_it(dropout, shape, dims):
+    feature = make_feature(*shape)
+    mean = feature.mean(dims, keepdim=True).expand_as(feature)
+    avatar = draw(dropout(drop_rate=0.2), feature)[0]
+    # The same draw says which are dropped.
+    kept = draw(dropout(drop_rate=0.2, fill='zero'), feature)[0] != 0
+    assert 0 < kept.sum() < kept.numel()
+    torch.testing.assert_close(avatar[~kept], mean[~kept])
+    torch.testing.assert_close((avatar - mean)[kept], (feature - mean)[kept] / 0.8)
+
+
+@each_dropout
+def test_variance_about_the_mean_in_closed_form(dropout):
+    feature = make_feature(4, 16, 8, 8).double()
+    centred = feature - feature.mean((2, 3), keepdim=True)
+    perturbation = dropout(drop_rate=0.2)
+    torch.testing.assert_close(perturbation.variance(feature), 0.25 * centred**2)
+    # One vector is its own mean, and stays as it is.
+    assert perturbation(feature[:1, :, 0, 0]).equal(feature[:1, :, 0, 0])
+    assert not perturbation.variance(feature[:1, :, 0, 0]).any()
+
+
 def test_channels_drop_as_a_whole_and_apart_from_each_other():
-    kept = draw(ChannelDropoutPerturbation(0.5), torch.ones(2, 3, 6, 5), NUM_DRAWS) != 0
+    kept = draw(ChannelDropoutPerturbation(0.5, 'zero'), torch.ones(2, 3, 6, 5), NUM_DRAWS) != 0
     assert kept.equal(kept[..., :1, :1].expand_as(kept))
     pairs = kept[:, 0, :2, 0, 0].float().prod(1)
     assert abs(pairs.mean() - 0.25) <= 5 * pairs.std() / NUM_DRAWS**0.5
@@ -143,7 +172,7 @@ def test_channels_drop_as_a_whole_and_apart_from_each_other():
 @pytest.mark.parametrize('block_size', [1, 2, 3, 7])
 def test_neighbours_drop_in_blocks(block_size):
     """Neighbours share all but one column of their seeds: both stay with (1 - p)^(1 + 1 / b)."""
-    perturbation = DropBlockPerturbation(0.3, block_size)
+    perturbation = DropBlockPerturbation(0.3, block_size, 'zero')
     kept = draw(perturbation, torch.ones(1, 4, 1, 2), NUM_DRAWS) != 0
     both = kept.all(-1).float()
     expected = 0.7**(1 + 1 / block_size)
@@ -152,7 +181,7 @@ def test_neighbours_drop_in_blocks(block_size):
 
 
 def test_dropped_area_is_made_of_whole_squares():
-    dropped = draw(DropBlockPerturbation(0.2, 3), torch.ones(1, 8, 20, 20)) == 0
+    dropped = draw(DropBlockPerturbation(0.2, 3, 'zero'), torch.ones(1, 8, 20, 20)) == 0
     dropped = dropped.float().flatten(0, 2)
     # Opening (erosion, then dilation) by the same square leaves a union of such squares as it is.
     # Squares that reach over the border are cut there, so only the inner part is compared.
@@ -177,6 +206,13 @@ def test_relative_noise_counts_in_units_of_each_images_channel():
 def test_bad_drop_rate_is_named(dropout, rate):
     with pytest.raises(ConfigError, match=r'^drop_rate=.*\[0, 1\)'):
         dropout(drop_rate=rate)
+
+
+@each_dropout
+@pytest.mark.parametrize('fill', ['means', 0, None, True])
+def test_bad_fill_is_named(dropout, fill):
+    with pytest.raises(ConfigError, match=r"^fill=.*'mean'"):
+        build(dict(type=dropout.__name__, fill=fill))
 
 
 @pytest.mark.parametrize('size', [0, -3, 2.5, '7', None])

@@ -20,8 +20,8 @@ def features():
 def run_rank(rank, folder):
     torch_dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank,
                                   world_size=2)
-    uncertainty = AvatarVariance()
-    divide = update(uncertainty, features()[rank], DropoutPerturbation(0.2))
+    uncertainty = AvatarVariance(rescale='unit')
+    divide = update(uncertainty, features()[rank], DropoutPerturbation(0.2, 'zero'))
     torch.save((uncertainty.sigma, divide(torch.ones(1, 3, 1, 1))), f'{folder}/{rank}.pth')
     time.sleep(0.1)  # else torch 2.1 hangs now and then; see mmakd/dist.py
     torch_dist.destroy_process_group()

@@ -73,7 +73,7 @@ def test_maps_are_those_of_the_size_they_have_in_training(toy):
     problems = ConfigProblems()
     maps = dry_run(student, teacher, dict(task=TapPair('backbone', 'backbone')), problems)
     assert not problems.problems
-    assert [[tuple(part.shape) for part in side] for side in maps['task']] == [
+    assert [[tuple(part.shape) for part in side] for side in maps['task'][:2]] == [
         [(1, 8, 16, 16), (1, 16, 16, 16), (1, 32, 16, 16)], [(1, 16, 4, 4)] * 4]
     # Where a small image will do, it is taken.
     maps = dry_run(student, student, dict(task=TapPair('backbone', 'backbone')), problems)

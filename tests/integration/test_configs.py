@@ -135,7 +135,7 @@ def test_ablation_switches(folder):
         'akd-cwd-sigma': dict(perturb=False),
         'akd-cwd-avatars': dict(uncertainty=None),
         'akd-cwd-neither': dict(perturb=False, uncertainty=None),
-        'akd-cwd-letter': dict(uncertainty=dict(type='AvatarVariance', rescale=False)),
+        'akd-cwd-letter': dict(uncertainty=dict(type='AvatarVariance', rescale=None)),
         'akd-cwd-released': dict(uncertainty=dict(type='BatchStatistics')),
     }
 

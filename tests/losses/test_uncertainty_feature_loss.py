@@ -2,6 +2,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from mmakd.avatars import DropoutPerturbation, Perturbation
 from mmakd.losses import ChannelWiseDivergence, FeatureMSELoss, UncertaintyFeatureLoss
 from mmakd.utils.errors import ConfigError
+from tests.losses.saved_for_backward import SavedForBackward
 
 RATE = 0.3
 CWD = dict(type='ChannelWiseDivergence', tau=2.0)
@@ -23,7 +26,7 @@ class RecordingDropout(DropoutPerturbation):
     """Dropout that remembers the Avatars it drew."""
 
     def __init__(self, drop_rate=RATE):
-        super().__init__(drop_rate)
+        super().__init__(drop_rate, fill='zero')
         self.drawn = []
 
     def forward(self, feature, generator=None):
@@ -79,10 +82,11 @@ def maps():
 
 
 def weight_formula(teacher, rescale):
-    """The factor of DESIGN section 2: 1 / sigma and, rescaled, 1 / RMS(T / sigma)."""
+    """The factor of DESIGN section 2: 1 / sigma, and what gives w T the RMS of T, or 1."""
     variance = RATE / (1 - RATE) * teacher.square().mean((0, 2, 3), keepdim=True)
     weight = 1 / variance.sqrt()
-    return weight / (teacher * weight).square().mean().sqrt() if rescale else weight
+    rms = teacher.square().mean().sqrt() if rescale == 'teacher' else 1
+    return weight * rms / (teacher * weight).square().mean().sqrt() if rescale else weight
 
 
 def value_and_gradient(loss, student):
@@ -93,7 +97,7 @@ def value_and_gradient(loss, student):
     CWD, MSE, L1, dict(type='CosineGap'), dict(type='AbsoluteDivergence'),
     dict(type='CappedMSELoss')], ids=lambda cfg: cfg['type'])
 @pytest.mark.parametrize('num_avatars', [1, 4])
-@pytest.mark.parametrize('rescale', [True, False])
+@pytest.mark.parametrize('rescale', ['teacher', 'unit', None])
 def test_loss_is_the_formula(maps, criterion, num_avatars, rescale):
     student, teacher = maps
     loss = UncertaintyFeatureLoss(
@@ -115,11 +119,44 @@ def test_ablation_switches(maps, uncertainty, perturb, num_avatars):
     loss = UncertaintyFeatureLoss(CWD, RECORDING, uncertainty, num_avatars, perturb)
     actual = loss(student, teacher)
     targets = loss.perturbation.drawn if perturb else [teacher]
-    weight = 1 if uncertainty is None else weight_formula(teacher, rescale=True)
+    weight = 1 if uncertainty is None else weight_formula(teacher, rescale='teacher')
     base = MODELS.build(CWD)
     expected = sum(base(weight * student, weight * target) for target in targets) / len(targets)
     torch.testing.assert_close(actual, expected)
     assert bool(loss.perturbation.drawn) == perturb
+
+
+@pytest.mark.parametrize('criterion', [CWD, MSE, L1], ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('uncertainty', [
+    None, dict(type='AvatarVariance'), dict(type='AvatarVariance', estimator='sampled'),
+    dict(type='BatchStatistics')], ids=lambda cfg: str(cfg))
+def test_mean_of_the_avatars_as_the_target(maps, criterion, uncertainty):
+    """The loss is that of one target, the mean of the K Avatars."""
+    student, teacher = maps
+    loss = UncertaintyFeatureLoss(criterion, RECORDING, uncertainty, 4, target='mean')
+    actual = value_and_gradient(loss(student, teacher), student)
+    mean = torch.stack(loss.perturbation.drawn[-4:]).mean(0)
+    base, scale = MODELS.build(criterion), lambda feature: feature
+    if loss.uncertainty is not None:
+        scale = loss.uncertainty[0].scale
+    torch.testing.assert_close(
+        actual, value_and_gradient(base(scale(student), scale(mean)), student))
+
+
+@pytest.mark.parametrize('criterion', [
+    CWD, MSE, L1, dict(type='PKDLoss'), dict(type='KLDivergence'), dict(type='DISTLoss')],
+    ids=lambda cfg: cfg['type'])
+@given(seed=st.integers(0, 10**6), scale=st.floats(1e-2, 1e2), size=st.integers(1, 6))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_equal_sigmas_and_no_avatars_are_the_base_criterion_exactly(criterion, seed, scale, size):
+    student, teacher = make_maps(2, 3, size + 1, size, seed=seed)
+    student = (scale * student).detach().requires_grad_()
+    # Its noise has one deviation for all channels.
+    loss = UncertaintyFeatureLoss(
+        criterion, dict(type='GaussianNoisePerturbation', relative=False), perturb=False)
+    actual = value_and_gradient(loss(student, scale * teacher), student)
+    expected = value_and_gradient(MODELS.build(criterion)(student, scale * teacher), student)
+    assert actual[0].equal(expected[0]) and actual[1].equal(expected[1])
 
 
 def test_perturbation_none_is_the_bare_criterion(maps):
@@ -144,17 +181,18 @@ def test_released_code_standardises_student_and_avatar(maps):
 def test_sampled_sigma_comes_from_the_very_avatars_compared(maps):
     student, teacher = maps
     loss = UncertaintyFeatureLoss(
-        MSE, RECORDING, dict(type='AvatarVariance', estimator='sampled', rescale=False), 3)
+        MSE, RECORDING, dict(type='AvatarVariance', estimator='sampled', rescale=None), 3)
     actual = loss(student, teacher)
-    avatars = torch.stack(loss.perturbation.drawn)
-    assert len(avatars) == 3
+    # Drawn once for sigma, and once more for the criterion.
+    avatars, again = torch.stack(loss.perturbation.drawn).split(3)
+    assert again.equal(avatars)
     variance = (avatars - teacher).square().mean((0, 1, 3, 4)).view(1, -1, 1, 1)
     torch.testing.assert_close(actual, ((student - avatars).square() / variance).mean())
     torch.testing.assert_close(loss.sigma[0], variance.sqrt())
 
 
 def test_perturbation_without_closed_form(maps):
-    with pytest.raises(ValueError, match=r"RandomShift .*estimator='sampled'"):
+    with pytest.raises(ValueError, match="estimator='sampled'"):
         UncertaintyFeatureLoss(MSE, dict(type='RandomShift'))(*maps)
     loss = UncertaintyFeatureLoss(MSE, dict(type='RandomShift'),
                                   dict(type='AvatarVariance', estimator='sampled'), 50)
@@ -164,36 +202,12 @@ def test_perturbation_without_closed_form(maps):
     assert (loss.sigma[0].square() - 1 / 3).abs().max() <= 5 * standard_error
 
 
-class SavedForBackward:
-    """Counts the bytes of the tensors that a graph keeps."""
-
-    def __enter__(self):
-        self.storages = {}
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.hooks.__exit__(*error)
-
-    def pack(self, tensor):
-        self.storages[tensor.data_ptr()] = tensor
-        return tensor
-
-    @property
-    def bytes(self):
-        return sum(tensor.nbytes for tensor in self.storages.values())
-
-
-# A criterion without forward_avatars keeps its K targets, but no more student maps: shown with
-# Avatars that are all one tensor.
-SAME_AVATARS = dict(
-    perturbation=dict(type='DropoutPerturbation', drop_rate=0), uncertainty=None)
-
-
-@pytest.mark.parametrize('criterion, options', [(CWD, {}), (MSE, {}), (L1, SAME_AVATARS)],
-                         ids=['cwd', 'mse', 'generic'])
-def test_memory_of_student_maps_does_not_grow_with_the_number_of_avatars(criterion, options):
+@pytest.mark.parametrize('criterion', [CWD, MSE, dict(type='KLDivergence'), L1],
+                         ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('options', [
+    {}, dict(target='mean'), dict(uncertainty=dict(type='AvatarVariance', estimator='sampled'))],
+    ids=['', 'mean', 'sampled'])
+def test_memory_does_not_grow_with_the_number_of_avatars(criterion, options):
     student, teacher = make_maps(2, 8, 32, 32)
     base = MODELS.build(criterion)
     ours, naive = {}, {}
@@ -218,7 +232,7 @@ def test_list_of_levels_is_the_sum_over_levels():
     avatars = loss.perturbation.drawn
     expected = 0
     for (student, teacher), avatar in zip(levels, avatars):
-        weight = weight_formula(teacher, rescale=True)
+        weight = weight_formula(teacher, rescale='teacher')
         expected += MODELS.build(CWD)(weight * student, weight * avatar)
     torch.testing.assert_close(actual, expected)
     assert [sigma.shape for sigma in loss.sigma] == [(1, 4, 1, 1), (1, 8, 1, 1), (1, 4, 1, 1)]
@@ -231,7 +245,7 @@ def test_more_levels_may_come_later():
     loss([student, student_2], [teacher, teacher_2])
     for sigma, feature in zip(loss.sigma, (teacher, teacher_2), strict=True):
         torch.testing.assert_close(
-            sigma, (0.1 / 0.9 * feature.square().mean((0, 2, 3), keepdim=True)).sqrt())
+            sigma.flatten(), (0.1 / 0.9 * feature.var((2, 3), correction=0).mean(0)).sqrt())
 
 
 @pytest.mark.parametrize('perturbation', [
@@ -253,7 +267,7 @@ def test_sigma_is_per_level_and_that_of_the_first_batch(maps):
     loss = UncertaintyFeatureLoss(CWD, RECORDING)
     loss(*maps)
     sigma, = loss.sigma
-    torch.testing.assert_close(sigma, 1 / weight_formula(maps[1], rescale=False))
+    torch.testing.assert_close(sigma, 1 / weight_formula(maps[1], rescale=None))
 
 
 def test_stream_of_avatars_is_our_own(maps):
@@ -387,14 +401,17 @@ def test_all_problems_of_a_config_are_reported_together():
             perturbation=dict(type='DropoutPerturbation', drop_rate=1.0),
             uncertainty=dict(type='AvatarVariance', moment=0.1),
             num_avatars=0,
+            target='means',
             loss_weight='7.5')
-    criterion, perturbation, uncertainty, num_avatars, loss_weight = caught.value.problems
+    (criterion, perturbation, uncertainty, num_avatars, target,
+     loss_weight) = caught.value.problems
     assert criterion.startswith("criterion.type='ChannelWiseDivergense': not registered")
     assert "did you mean 'ChannelWiseDivergence'" in criterion
     assert perturbation.startswith('perturbation.drop_rate=1.0: ')
     assert uncertainty.startswith('uncertainty.moment=0.1: AvatarVariance has no such argument')
     assert "'momentum'" in uncertainty
     assert num_avatars.startswith('num_avatars=0: ')
+    assert target.startswith("target='means': did you mean 'mean'")
     assert loss_weight.startswith("loss_weight='7.5': ")
     assert all(problem in str(caught.value) for problem in caught.value.problems)
 

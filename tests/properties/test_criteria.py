@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmakd.losses.avatar_comparison import AvatarComparison
 from tests.properties.criteria import (
     KINDS,
     SEEDS,
@@ -119,14 +120,21 @@ def test_shifts_that_a_softmax_or_a_mean_takes_away(kind, axes, shape, seed):
                                rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('kind', ['ChannelWiseDivergence', 'FeatureMSELoss'])
-@given(shape=SHAPES, seed=SEEDS, number=st.integers(1, 5))
+@pytest.mark.parametrize('kind', ['ChannelWiseDivergence', 'FeatureMSELoss', 'KLDivergence',
+                                  'PKDLoss', 'DISTLoss', 'MasKDLoss'])
+@given(shape=SHAPES, seed=SEEDS, number=st.integers(2, 5))
 def test_several_targets_cost_their_mean(kind, shape, seed, number):
+    """Of any criterion, in value and in all gradients."""
     criterion = make_criterion(kind, shape[1])
     student = make_map(shape, seed).requires_grad_()
     targets = [make_map(shape, seed + 1 + i) for i in range(number)]
+    learned = [student, *(p for p in criterion.parameters() if p.requires_grad)]
     mean = torch.stack([criterion(student, target) for target in targets]).mean()
-    together = criterion.forward_avatars(student, iter(targets))
+    comparison = AvatarComparison(criterion, None, student, targets[0], number, 'each', None)
+    comparison.update_sigma()
+    for target in targets:
+        comparison.add(target)
+    together = comparison.loss()
     torch.testing.assert_close(together, mean, **CLOSE)
-    torch.testing.assert_close(*(torch.autograd.grad(value, student)[0]
+    torch.testing.assert_close(*(torch.autograd.grad(value, learned)
                                  for value in (together, mean)), **CLOSE)

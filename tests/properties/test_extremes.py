@@ -48,7 +48,7 @@ AVATARS = {
     'K=1': dict(num_avatars=1),
     'K=3': dict(num_avatars=3),
     'sampled': dict(num_avatars=2, uncertainty=dict(type='AvatarVariance', estimator='sampled')),
-    'to the letter': dict(uncertainty=dict(type='AvatarVariance', rescale=False)),
+    'to the letter': dict(uncertainty=dict(type='AvatarVariance', rescale=None)),
     'released code': dict(uncertainty=dict(type='BatchStatistics')),
     'noise': dict(perturbation=dict(type='GaussianNoisePerturbation', std=1.0)),
 }

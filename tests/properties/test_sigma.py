@@ -10,7 +10,7 @@ from tests.properties.criteria import SEEDS, make_map
 from tests.properties.test_perturbations import PERTURBATIONS, generator
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
-RESCALE = st.booleans()
+RESCALE = st.sampled_from(['teacher', 'unit', None])
 
 
 def weight(uncertainty, feature, perturbation):
@@ -49,21 +49,24 @@ def test_orders(cfg, seed, shape, rescale):
 
 @given(seed=SEEDS, shape=SHAPES, scale=st.floats(1e-5, 1e5), rate=st.floats(0.01, 0.9))
 def test_scale_has_no_influence(seed, shape, scale, rate):
-    """With rescale the normalised map is the same, of unit root mean square, at any drop rate."""
+    """The normalised map is the same at any drop rate, of the map's or of unit RMS."""
     feature = make_map(shape, seed)
-    plain = build(dict(type='DropoutPerturbation', drop_rate=0.1))
-    other = build(dict(type='DropoutPerturbation', drop_rate=rate))
-    normalised = update(AvatarVariance(), feature, plain)(feature)
-    torch.testing.assert_close(normalised.square().mean(), torch.ones(()))
-    torch.testing.assert_close(update(AvatarVariance(), scale * feature, other)(scale * feature),
-                               normalised, rtol=1e-3, atol=1e-5)
+    plain, other = (build(dict(type='DropoutPerturbation', drop_rate=p, fill='zero'))
+                    for p in (0.1, rate))
+    for rescale, wanted in ('teacher', feature.square().mean()), ('unit', torch.ones(())):
+        normalised = update(AvatarVariance(rescale=rescale), feature, plain)(feature)
+        torch.testing.assert_close(normalised.square().mean(), wanted)
+        again = update(AvatarVariance(rescale=rescale), scale * feature, other)(scale * feature)
+        torch.testing.assert_close(again / (scale if rescale == 'teacher' else 1), normalised,
+                                   rtol=1e-3, atol=1e-5)
 
 
 @given(seed=SEEDS, shape=SHAPES, rate=st.floats(0.01, 0.9))
 def test_without_rescale_it_is_the_formula(seed, shape, rate):
     feature = make_map(shape, seed) + 3
-    uncertainty = AvatarVariance(rescale=False)
-    divide = update(uncertainty, feature, build(dict(type='DropoutPerturbation', drop_rate=rate)))
+    uncertainty = AvatarVariance(rescale=None)
+    divide = update(uncertainty, feature, build(dict(
+        type='DropoutPerturbation', drop_rate=rate, fill='zero')))
     sigma = (rate / (1 - rate) * feature.double().square().mean((0, 2, 3), keepdim=True)).sqrt()
     torch.testing.assert_close(uncertainty.sigma.double(), sigma, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(divide(feature).double(), feature / sigma, rtol=1e-4, atol=1e-6)
@@ -73,7 +76,7 @@ def test_without_rescale_it_is_the_formula(seed, shape, rate):
 def test_running_average(seed, momentum, number):
     """Weights of the batches, newest first: m, m (1 - m), m (1 - m)^2 ..., brought to sum 1."""
     perturbation = build(dict(type='GaussianNoisePerturbation', std=0.5))
-    uncertainty = AvatarVariance(momentum=momentum, rescale=False)
+    uncertainty = AvatarVariance(momentum=momentum, rescale=None)
     squares = []
     for i in range(number):
         batch = make_map((2, 3, 4, 5), seed + i, 1 + i)

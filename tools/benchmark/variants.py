@@ -196,7 +196,7 @@ class Variants:
         with torch.no_grad():
             _, maps = model.run_with_teacher(list(model.distiller), **data, mode='tensor')
         return [sum(feature.numel() for feature in level)
-                for level in zip(*(teacher_maps for _, teacher_maps in maps.values()))]
+                for level in zip(*(of_task.teacher for of_task in maps.values()))]
 
     def why_not_mmrazor(self, algorithm: str) -> str | None:
         """Tell why an algorithm of MMRazor cannot do the same.
