@@ -20,6 +20,7 @@ REAL = [path for path in CONFIGS if '/toy/' not in path]
 DISTILLED = [path for path in REAL if 'maskd-tokens' not in path]
 ABLATIONS = [path for path in DISTILLED if '/ablation/' in path]
 AVATARS = [path for path in DISTILLED if '/akd-' in path and path not in ABLATIONS]
+NORMALISED = [path for path in CONFIGS if '/cwd-norm_' in path]
 SIZE = (128, 128)
 CRITERIA = dict(cwd='ChannelWiseDivergence', mgd='MGDLoss', maskd='MasKDLoss', fgd='FGDLoss',
                 pkd='PKDLoss')
@@ -96,7 +97,8 @@ def test_name_tells_what_is_in_the_config(path):
     family = next(part for part in reversed(Path(path).parent.parts) if part != 'ablation')
     assert student.startswith(family.replace('_', '-'))
     loss = next(iter(model.distill.values())).loss
-    assert (loss.type == 'UncertaintyFeatureLoss') == method.startswith('akd-')
+    assert (loss.type == 'UncertaintyFeatureLoss') == (
+        method.startswith('akd-') or method == 'cwd-norm')
     assert loss.get('criterion', loss).type == CRITERIA[method.removeprefix('akd-').split('-')[0]]
 
 
@@ -112,6 +114,17 @@ def test_base_method_stands_beside(path):
         task.loss = dict(task.loss.criterion, loss_weight=task.loss.loss_weight)
         base.model.distill[name].loss.setdefault('loss_weight', 1.0)
     assert akd.to_dict() == base.to_dict()
+
+
+@pytest.mark.parametrize('path', NORMALISED)
+def test_normalised_control_stands_beside(path):
+    control = Config.fromfile(ROOT / path)
+    akd = Config.fromfile(ROOT / path.replace('/cwd-norm_', '/akd-cwd_'))
+    assert (ROOT / path.replace('/cwd-norm_', '/cwd_')).exists()
+    (task,) = akd.model.distill.values()
+    # The weight that MMYOLO publishes, also where CWD has another.
+    task.loss.update(perturb=False, uncertainty=dict(type='BatchStatistics'), loss_weight=1.0)
+    assert control.to_dict() == akd.to_dict()
 
 
 @pytest.mark.parametrize('folder', ['det/retinanet', 'seg/pspnet'])
