@@ -136,20 +136,40 @@ def test_ablation_switches(folder):
             whole = Config.fromfile(next((ROOT / path).parents[1].glob(
                 f'akd-cwd_{Path(path).stem.split("_", 1)[1]}.py')))
             (name, task), = cfg.model.distill.items()
-            loss = whole.model.distill[name].loss
-            changed = {key: value for key, value in task.loss.items() if loss.get(key) != value}
-            task.loss = loss
+            default = whole.model.distill[name]
+            changed = {key: value for key, value in task.loss.items()
+                       if default.loss.get(key) != value}
+            changed.update({key: task.pop(key) for key in set(task) - set(default)})
+            task.loss = default.loss
             assert cfg.model == whole.model
             switches[Path(path).stem.split('_')[0]] = changed
     weight = switches.pop('pkd')
     assert weight.pop('loss_weight', 5.0) > 0 and weight == dict(type='PKDLoss')
+    to_zero = dict(type='DropoutPerturbation', drop_rate=0.1, fill='zero')
+    upstream = {
+        'akd-cwd-upstream': dict(
+            perturb_at='neck', uncertainty=dict(type='AvatarVariance', estimator='sampled')),
+    }
+    if folder == 'seg/pspnet':
+        channels = dict(
+            perturb_at='decode_head.conv_seg', num_avatars=4,
+            perturbation=dict(type='ChannelDropoutPerturbation', drop_rate=0.1))
+        upstream = {
+            'akd-cwd-upstream': channels,
+            'akd-cwd-upstream-mean': dict(channels, target='mean'),
+        }
     assert switches == {
+        **upstream,
         'akd-cwd-both': {},
         'akd-cwd-sigma': dict(perturb=False),
         'akd-cwd-avatars': dict(uncertainty=None),
         'akd-cwd-neither': dict(perturb=False, uncertainty=None),
-        'akd-cwd-letter': dict(uncertainty=dict(type='AvatarVariance', rescale=False)),
-        'akd-cwd-released': dict(uncertainty=dict(type='BatchStatistics')),
+        'akd-cwd-letter': dict(
+            perturbation=to_zero, uncertainty=dict(type='AvatarVariance', rescale=None)),
+        'akd-cwd-unit': dict(
+            perturbation=to_zero, uncertainty=dict(type='AvatarVariance', rescale='unit')),
+        'akd-cwd-released': dict(
+            perturbation=to_zero, uncertainty=dict(type='BatchStatistics')),
     }
 
 
