@@ -222,7 +222,6 @@ def test_non_finite_feature_names_tap_side_and_level(model, side):
     network = getattr(distiller, side)
     with torch.no_grad():
         network.neck.fpn_convs[1].conv.weight.fill_(float('nan'))
-        network.neck.fpn_convs[1].bn.running_mean.fill_(float('inf'))
     losses = distiller.distiller['fpn'].losses
     with pytest.raises(FloatingPointError, match=rf"the {side}'s tap 'neck' \(map 1\)") as caught:
         distiller(*batch(), mode='loss')
@@ -325,7 +324,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(model):
                for key, value in plain.items())
     total, logged = distiller.parse_losses(bad)
     total.backward()
-    assert 'distill.skipped_steps' in logged and total < 1e3
+    assert 'distill.skipped_steps' in logged
+    assert torch.equal(total, distiller.student.parse_losses(plain)[0])
     assert all(p.grad is None for p in distiller.distiller.parameters())
     with torch.no_grad():
         weight.copy_(kept)
@@ -342,7 +342,7 @@ def test_a_loss_that_is_not_finite(toy, skip):
     distiller = MODELS.build(cfg.model)
     with torch.no_grad():
         for conv in distiller.teacher.neck.fpn_convs:
-            conv.bn.weight.fill_(1e30)
+            conv.conv.bias.fill_(1e30)
     if skip:
         assert distiller(*batch(), mode='loss')['distill.loss_fpn'] == 0
     else:

@@ -20,6 +20,7 @@ REAL = [path for path in CONFIGS if '/toy/' not in path]
 DISTILLED = [path for path in REAL if 'maskd-tokens' not in path]
 ABLATIONS = [path for path in DISTILLED if '/ablation/' in path]
 AVATARS = [path for path in DISTILLED if '/akd-' in path and path not in ABLATIONS]
+NORMALISED = [path for path in CONFIGS if '/cwd-norm_' in path]
 SIZE = (128, 128)
 CRITERIA = dict(cwd='ChannelWiseDivergence', mgd='MGDLoss', maskd='MasKDLoss', fgd='FGDLoss',
                 pkd='PKDLoss')
@@ -96,7 +97,8 @@ def test_name_tells_what_is_in_the_config(path):
     family = next(part for part in reversed(Path(path).parent.parts) if part != 'ablation')
     assert student.startswith(family.replace('_', '-'))
     loss = next(iter(model.distill.values())).loss
-    assert (loss.type == 'UncertaintyFeatureLoss') == method.startswith('akd-')
+    assert (loss.type == 'UncertaintyFeatureLoss') == (
+        method.startswith('akd-') or method == 'cwd-norm')
     assert loss.get('criterion', loss).type == CRITERIA[method.removeprefix('akd-').split('-')[0]]
 
 
@@ -114,6 +116,17 @@ def test_base_method_stands_beside(path):
     assert akd.to_dict() == base.to_dict()
 
 
+@pytest.mark.parametrize('path', NORMALISED)
+def test_normalised_control_stands_beside(path):
+    control = Config.fromfile(ROOT / path)
+    akd = Config.fromfile(ROOT / path.replace('/cwd-norm_', '/akd-cwd_'))
+    assert (ROOT / path.replace('/cwd-norm_', '/cwd_')).exists()
+    (task,) = akd.model.distill.values()
+    # The weight that MMYOLO publishes, also where CWD has another.
+    task.loss.update(perturb=False, uncertainty=dict(type='BatchStatistics'), loss_weight=1.0)
+    assert control.to_dict() == akd.to_dict()
+
+
 @pytest.mark.parametrize('folder', ['det/retinanet', 'seg/pspnet'])
 def test_ablation_switches(folder):
     switches = {}
@@ -123,20 +136,40 @@ def test_ablation_switches(folder):
             whole = Config.fromfile(next((ROOT / path).parents[1].glob(
                 f'akd-cwd_{Path(path).stem.split("_", 1)[1]}.py')))
             (name, task), = cfg.model.distill.items()
-            loss = whole.model.distill[name].loss
-            changed = {key: value for key, value in task.loss.items() if loss.get(key) != value}
-            task.loss = loss
+            default = whole.model.distill[name]
+            changed = {key: value for key, value in task.loss.items()
+                       if default.loss.get(key) != value}
+            changed.update({key: task.pop(key) for key in set(task) - set(default)})
+            task.loss = default.loss
             assert cfg.model == whole.model
             switches[Path(path).stem.split('_')[0]] = changed
     weight = switches.pop('pkd')
     assert weight.pop('loss_weight', 5.0) > 0 and weight == dict(type='PKDLoss')
+    to_zero = dict(type='DropoutPerturbation', drop_rate=0.1, fill='zero')
+    upstream = {
+        'akd-cwd-upstream': dict(
+            perturb_at='neck', uncertainty=dict(type='AvatarVariance', estimator='sampled')),
+    }
+    if folder == 'seg/pspnet':
+        channels = dict(
+            perturb_at='decode_head.conv_seg', num_avatars=4,
+            perturbation=dict(type='ChannelDropoutPerturbation', drop_rate=0.1))
+        upstream = {
+            'akd-cwd-upstream': channels,
+            'akd-cwd-upstream-mean': dict(channels, target='mean'),
+        }
     assert switches == {
+        **upstream,
         'akd-cwd-both': {},
         'akd-cwd-sigma': dict(perturb=False),
         'akd-cwd-avatars': dict(uncertainty=None),
         'akd-cwd-neither': dict(perturb=False, uncertainty=None),
-        'akd-cwd-letter': dict(uncertainty=dict(type='AvatarVariance', rescale=None)),
-        'akd-cwd-released': dict(uncertainty=dict(type='BatchStatistics')),
+        'akd-cwd-letter': dict(
+            perturbation=to_zero, uncertainty=dict(type='AvatarVariance', rescale=None)),
+        'akd-cwd-unit': dict(
+            perturbation=to_zero, uncertainty=dict(type='AvatarVariance', rescale='unit')),
+        'akd-cwd-released': dict(
+            perturbation=to_zero, uncertainty=dict(type='BatchStatistics')),
     }
 
 

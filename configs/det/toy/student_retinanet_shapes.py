@@ -17,8 +17,7 @@ model = dict(
         in_channels=[8, 16, 32, 64],
         out_channels=32,
         start_level=1,
-        num_outs=3,
-        norm_cfg=dict(type='BN')),
+        num_outs=3),
     bbox_head=dict(
         type='RetinaHead',
         num_classes=6,

@@ -1,4 +1,8 @@
-# Ablation: the paper's formula to the letter, without rescaling.
+# Ablation: the paper's formula to the letter: dropout to zero, no rescaling.
 _base_ = '../akd-cwd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024.py'
 model = dict(
-    distill=dict(logits=dict(loss=dict(uncertainty=dict(rescale=False)))))
+    distill=dict(
+        logits=dict(
+            loss=dict(
+                perturbation=dict(fill='zero'),
+                uncertainty=dict(rescale=None)))))

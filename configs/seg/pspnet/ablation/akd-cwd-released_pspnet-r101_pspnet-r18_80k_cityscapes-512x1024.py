@@ -4,4 +4,5 @@ model = dict(
     distill=dict(
         logits=dict(
             loss=dict(
+                perturbation=dict(fill='zero'),
                 uncertainty=dict(_delete_=True, type='BatchStatistics')))))

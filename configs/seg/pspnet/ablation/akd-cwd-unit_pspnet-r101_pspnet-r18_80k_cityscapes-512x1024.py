@@ -1,0 +1,8 @@
+# Ablation: dropout to zero, and the normalised teacher map at unit RMS.
+_base_ = '../akd-cwd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024.py'
+model = dict(
+    distill=dict(
+        logits=dict(
+            loss=dict(
+                perturbation=dict(fill='zero'),
+                uncertainty=dict(rescale='unit')))))
