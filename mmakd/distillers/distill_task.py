@@ -54,6 +54,7 @@ class DistillTask(nn.Module):
 
     Attributes:
         weight_factor (float): Factor on the loss, set by ``DistillationScheduleHook``.
+        balance_factor (float): A second one, set by ``DistillationBalanceHook``.
     """
 
     def __init__(self, name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
@@ -64,6 +65,7 @@ class DistillTask(nn.Module):
         self.levels = levels
         self.resize = resize
         self.weight_factor = 1.0
+        self.balance_factor = 1.0
         _check_maps(student_maps, teacher_maps, levels)
         compared = range(len(teacher_maps)) if levels is None else levels
         pairs = [(student_maps[level], teacher_maps[level]) for level in compared]
@@ -83,7 +85,8 @@ class DistillTask(nn.Module):
     @property
     def loss_weight(self) -> float:
         """float: The current weight of its loss; 0 if the task has no effect."""
-        return self.weight_factor * getattr(self.losses[0], 'loss_weight', 1.0)
+        return (self.weight_factor * self.balance_factor
+                * getattr(self.losses[0], 'loss_weight', 1.0))
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
                 data_samples: list | None = None) -> Tensor:
@@ -112,7 +115,7 @@ class DistillTask(nn.Module):
                     'elsewhere, or choose levels=[...] of both')
         losses = [self._level_loss(index, student_maps[level], teacher_maps[level], data_samples)
                   for index, level in enumerate(levels)]
-        return self.weight_factor * torch.stack(losses).sum()
+        return self.weight_factor * self.balance_factor * torch.stack(losses).sum()
 
     def _level_loss(self, index: int, student_map: Tensor, teacher_map: Tensor,
                     data_samples: list | None) -> Tensor:
