@@ -1,6 +1,8 @@
 """The hook inside real Runners, against shares by two explicit backward passes."""
 import copy
 import math
+import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -267,6 +269,31 @@ def test_compiled_student(toy, train):
     plain = train(balanced(toy, 'seg', **options))
     for found, expected in zip(measured(compiled), measured(plain)):
         assert found == pytest.approx(expected, rel=1e-2) and len(found) == 2
+
+
+class Clock(Hook):
+    """Times each iteration without its loading."""
+
+    def __init__(self):
+        self.times = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.start = time.perf_counter()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.times.append(time.perf_counter() - self.start)
+
+
+def test_cost(toy, tell):
+    """Two backward passes as far as the module, less than half a step."""
+    clock = Clock()
+    runner = Runner.from_cfg(balanced(toy, 'det', iters=40, interval=2))
+    runner.register_hook(clock)
+    runner.train()
+    # Without the first steps, which warm up.
+    ratio = statistics.median(clock.times[4::2]) / statistics.median(clock.times[5::2])
+    tell(f'an iteration that measures the share takes {ratio:.2f} times as long')
+    assert len(measured(runner)[0]) == 20 and ratio < 1.5
 
 
 @pytest.mark.parametrize('options, start', [
