@@ -221,6 +221,7 @@ class ScaledOptimWrapper(OptimWrapper):
         self.loss_scaler.update()
 
 
+@pytest.mark.skipif(torch.__version__ < '2.3', reason='torch before 2.3 has no scaler on the CPU')
 def test_scaled_loss(toy):
     """The scale of float16 does not matter, and an overflow changes nothing."""
     shares = {}
