@@ -73,6 +73,7 @@ class DistillTask(nn.Module):
 
     Attributes:
         weight_factor (float): Factor on the loss, set by ``DistillationScheduleHook``.
+        balance_factor (float): A second one, set by ``DistillationBalanceHook``.
     """
 
     def __init__(self, name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
@@ -84,6 +85,7 @@ class DistillTask(nn.Module):
         self.levels = levels
         self.resize = resize
         self.weight_factor = 1.0
+        self.balance_factor = 1.0
         _check_maps(student_maps, teacher_maps, levels)
         compared = range(len(teacher_maps)) if levels is None else levels
         pairs = [(student_maps[level], teacher_maps[level]) for level in compared]
@@ -105,7 +107,8 @@ class DistillTask(nn.Module):
     @property
     def loss_weight(self) -> float:
         """float: The current weight of its loss; 0 if the task has no effect."""
-        return self.weight_factor * getattr(self.losses[0], 'loss_weight', 1.0)
+        return (self.weight_factor * self.balance_factor
+                * getattr(self.losses[0], 'loss_weight', 1.0))
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor],
                 data_samples: list | None = None, upstream: UpstreamAvatars | None = None
@@ -145,7 +148,7 @@ class DistillTask(nn.Module):
             total = losses[0].run([loss.compare(*pair, data_samples)
                                    for loss, pair in zip(losses, pairs)],
                                   replace(upstream, levels=levels))
-        return self.weight_factor * total
+        return self.weight_factor * self.balance_factor * total
 
     def _adapt(self, index: int, student_map: Tensor, teacher_map: Tensor
                ) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 """Schedule of the weights of distillation tasks."""
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -7,9 +7,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..utils.errors import ConfigError, ConfigProblems, suggest
+from ..utils.errors import ConfigError, ConfigProblems
 from .runner import is_training, unwrapped_model
 from .schedule import Schedule
+from .task_names import check_task_names, task_names
 
 
 @HOOKS.register_module()
@@ -48,10 +49,8 @@ class DistillationScheduleHook(Hook):
                  start: float = 1.0, end: float = 0.0, warmup: int = 0, begin: int = 0,
                  stop: int | None = None, by_epoch: bool = False) -> None:
         problems = ConfigProblems()
-        if tasks is not None and (not isinstance(tasks, (list, tuple)) or not tasks or
-                                  not all(isinstance(name, str) for name in tasks)):
-            problems.add(f"tasks={tasks!r}: must be None (all tasks) or a list of names, e.g. "
-                         "['fpn']")
+        with problems.under(''):
+            check_task_names(tasks)
         with problems.under(''):
             self.schedule = Schedule(mode, start, end, begin, stop, by_epoch)
         if not isinstance(warmup, int) or warmup < 0:
@@ -80,14 +79,12 @@ class DistillationScheduleHook(Hook):
                          "model=dict(type='AvatarDistiller', ...)")
         else:
             hooks = [h for h in runner.hooks if isinstance(h, DistillationScheduleHook)]
-            for name in self._names(known):
-                count = sum(name in hook._names(known) for hook in hooks)
-                if name not in known:
-                    problems.add(f'{key}.tasks={self.tasks!r}: the model has no task {name!r}; '
-                                 f'{suggest(name, known)}')
-                elif count > 1:
-                    problems.add(f'{key}.tasks={self.tasks!r}: {count} such hooks set the task '
-                                 f'{name!r}; leave it to one of them')
+            with problems.under(key):
+                for name in task_names(self.tasks, known):
+                    count = sum(name in (hook.tasks or known) for hook in hooks)
+                    if count > 1:
+                        problems.add(f'{key}.tasks={self.tasks!r}: {count} such hooks set the '
+                                     f'task {name!r}; leave it to one of them')
         with problems.under(key):
             self.schedule.check(runner)
         problems.raise_if_any()
@@ -96,12 +93,9 @@ class DistillationScheduleHook(Hook):
         """Set and log the factors."""
         tasks: Any = unwrapped_model(runner).distiller
         factor = self._factor(runner)
-        for name in self._names(tasks):
+        for name in task_names(self.tasks, tasks):
             tasks[name].weight_factor = factor
             runner.message_hub.update_scalar(f'train/distill_weight/{name}', factor)
-
-    def _names(self, known: Iterable[str]) -> list[str]:
-        return list(known if self.tasks is None else self.tasks)
 
     def _factor(self, runner: Runner) -> float:
         now, stop = self.schedule.now(runner), self.schedule.stop

@@ -42,6 +42,7 @@ FEATURES = dict(
     criterion=['cwd', 'mgd'],
     num_avatars=['1', '3'],
     schedule=['no', 'schedule'],
+    balance=['no', 'balance'],
     score=['no', 'score'])
 NAMES = dict(processes='{}p', workers='{}w', num_avatars='k{}')  # in the names of tests
 
@@ -220,6 +221,9 @@ def make_config(row, toy, shipped):
         cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
     if row.schedule == 'schedule':
         cfg.default_hooks.distillation_schedule = dict(type='DistillationScheduleHook', begin=1)
+    if row.balance == 'balance':
+        cfg.default_hooks.distillation_balance = dict(
+            type='DistillationBalanceHook', share=0.5, interval=1)
     if row.score == 'score':
         cfg.default_hooks.teacher_eval = dict(type='TeacherEvalHook')
     if row.script == 'stock' and row.processes == '2':
@@ -261,6 +265,7 @@ def check_log(row, training, first):
             if row.schedule == 'schedule':
                 assert line[f'distill_weight/{task}'] == (not is_off)
             assert any(key.startswith(f'sigma/{task}') for key in line) != is_off
+            assert ('distill_balance/share' in line) == (row.balance == 'balance' and not is_off)
     metric = SCORE[row.model]
     assert metric in training.scores
     assert (f'teacher/{metric}' in training.scores) == (row.score == 'score')
