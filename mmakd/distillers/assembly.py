@@ -1,4 +1,5 @@
 """Build networks and tasks from the config of a distiller, and collect all problems."""
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.model import BaseModel
@@ -6,11 +7,13 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..utils.build import build, wrong_types
-from ..utils.errors import ConfigError, ConfigProblems, describe
+from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
 from ..utils.references import find_checkpoint, is_reference, resolve_model
 from .distill_task import DistillTask, task_taps
-from .dry_run import dry_run, dry_run_samples
+from .dry_run import dry_run_samples, dry_run_tasks
 from .tap_pair import TapPair, make_tap_pair
+from .teacher import Teacher
+from .teacher_configs import PRECISIONS, TeacherConfig, read_teachers, teacher_key
 
 
 def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> BaseModel:
@@ -37,7 +40,7 @@ def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> Bas
 
 
 def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | None:
-    """Replace ``teacher_ckpt='auto'`` by the address of the teacher's published weights.
+    """Replace ``'auto'`` by the address of the teacher's published weights.
 
     Raises:
         ConfigError: If there is none.
@@ -46,31 +49,66 @@ def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | No
         return teacher_ckpt
     reference = teacher.get('cfg') if isinstance(teacher, dict) else teacher
     if not isinstance(reference, str) or not is_reference(reference):
-        raise ConfigError("teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has "
-                          'published weights; give the path or the URL of a checkpoint')
+        raise ConfigError("='auto': only a 'mmdet::...' or 'mmseg::...' teacher has published "
+                          'weights; give the path or the URL of a checkpoint')
     return find_checkpoint(reference)
 
 
-def build_tasks(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
+def build_teachers(teacher: Any, students: Sequence[BaseModel], problems: ConfigProblems,
+                   **options: Any) -> dict[str, Teacher]:
+    """Build the teachers by name, with random weights; none if one cannot be built.
+
+    Args:
+        teacher (str | dict): As :func:`mmakd.distillers.teacher_configs.read_teachers` takes it,
+            also ``options``.
+        students (Sequence[BaseModel]): The student; empty if it cannot be built.
+        problems (ConfigProblems): Collects the problems.
+        **options: ``ckpt``, ``strict`` and ``precision`` of a teacher without a name.
+    """
+    cfgs: dict[str, TeacherConfig] = {}
+    with problems.under('model'):
+        cfgs = read_teachers(teacher, **options)
+    teachers = {}
+    for name, cfg in cfgs.items():
+        if cfg.precision not in (None, *PRECISIONS):
+            problems.add(f'model.{teacher_key(cfg.name, "precision")}={cfg.precision!r}: must be '
+                         f'None or one of {", ".join(PRECISIONS)}')
+        with problems.under(f'model.{teacher_key(cfg.name, "cfg")}'):
+            network = build_network(cfg.cfg)
+            with problems.under(f'model.{teacher_key(cfg.name, "ckpt")}'):
+                cfg.ckpt = find_teacher_ckpt(cfg.cfg, cfg.ckpt)
+            for student in students:
+                teachers[name] = Teacher(network, student.data_preprocessor, cfg.ckpt, cfg.strict,
+                                         PRECISIONS.get(str(cfg.precision)), cfg.name)
+    return teachers if len(teachers) == len(cfgs) else {}
+
+
+def build_tasks(distill: dict[str, Any], student: BaseModel, teachers: Mapping[str, Teacher],
                 problems: ConfigProblems) -> tuple[dict[str, TapPair], nn.ModuleDict]:
-    """Read the taps of all tasks, find their maps by one dry run, and build the tasks.
+    """Read the taps of all tasks, find their maps by a dry run, and build the tasks.
 
     Tasks with problems, which are added to ``problems``, are left out.
     """
     pairs: dict[str, TapPair] = {}
+    of: dict[str, str] = {}
     for name, cfg in distill.items():
+        with problems.under(f'model.distill.{name}'):
+            of[name] = _find_teacher(cfg, teachers)
         with problems.under(f'model.distill.{name}'):
             if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
                                   'use; rename the task')
-            pairs[name] = make_tap_pair(student, teacher, task_taps(cfg))
+            taps = task_taps(cfg)
+            if name in of:
+                pair = make_tap_pair(student, teachers[of[name]].network, taps)
+                pairs[name] = pair._replace(of=of[name])
     tasks = nn.ModuleDict()
-    maps = dry_run(student, teacher, pairs, problems)
+    maps = dry_run_tasks(student, teachers, pairs, problems)
     samples = dry_run_samples(student, 2)
     for name, cfg in distill.items():
         if name in maps:
             options = {key: value for key, value in cfg.items()
-                       if key not in ('tap', 'student_tap', 'teacher_tap')}
+                       if key not in ('tap', 'student_tap', 'teacher_tap', 'teacher')}
             with problems.under(f'model.distill.{name}'):
                 wrong = wrong_types(options, DistillTask)
                 if wrong:
@@ -81,3 +119,32 @@ def build_tasks(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
             with problems.under(f'model.distill.{name}.loss'):
                 build(cfg['loss'], offer=dict(channels=1))
     return pairs, tasks
+
+
+def check_use(teachers: Mapping[str, Teacher], distill: dict[str, Any], inherit: Any) -> None:
+    """Check that a task, or ``inherit``, names each of several teachers.
+
+    Raises:
+        ConfigError: If not, unless a task names none or an unknown one: that is an error itself.
+    """
+    used = {cfg.get('teacher') for cfg in distill.values() if isinstance(cfg, dict)}
+    if used <= set(teachers):
+        unused = set(teachers) - used - set(inherit)
+        if unused:
+            raise ConfigError([f'teacher.{name}: no task uses it; remove it, or set '
+                               f'teacher={name!r} in a task' for name in sorted(unused)])
+
+
+def _find_teacher(cfg: Any, teachers: Mapping[str, Teacher]) -> str:
+    """Find which teacher a task uses."""
+    name = cfg.get('teacher') if isinstance(cfg, dict) else None
+    first, *others = teachers
+    if name is None and others:
+        raise ConfigError(f'teacher: missing; there are several teachers, {suggest("", teachers)}')
+    if name is not None and teachers[first].name is None:
+        raise ConfigError(f'teacher={name!r}: there is one teacher, and it has no name; leave '
+                          'this key out, or name the teacher: model.teacher=dict(name=dict('
+                          'cfg=..., ckpt=...))')
+    if name is not None and name not in teachers:
+        raise ConfigError(f'teacher={name!r}: no such teacher; {suggest(name, teachers)}')
+    return name or first

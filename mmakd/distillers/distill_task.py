@@ -12,7 +12,7 @@ from ..utils.build import build, find_type, known_arguments
 from ..utils.errors import ConfigError, ConfigProblems, suggest
 from ..utils.rng import mix_seed
 
-_KEYS = ('tap', 'student_tap', 'teacher_tap', 'levels', 'adapter', 'resize', 'loss')
+_KEYS = ('tap', 'student_tap', 'teacher_tap', 'teacher', 'levels', 'adapter', 'resize', 'loss')
 
 
 def task_taps(cfg: dict) -> tuple[str, str]:

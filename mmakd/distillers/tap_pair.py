@@ -47,11 +47,13 @@ class TapPair(NamedTuple):
         teacher (str): Dotted path of the teacher's module.
         branches (tuple[RoIBranch, RoIBranch], optional): The branches of the two RoI heads in
             which the taps are. Defaults to None, outside RoI heads.
+        of (str): Name of the teacher. Defaults to ``'teacher'``.
     """
 
     student: str
     teacher: str
     branches: tuple[RoIBranch, RoIBranch] | None = None
+    of: str = 'teacher'
 
 
 def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str]) -> TapPair:

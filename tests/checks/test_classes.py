@@ -24,7 +24,7 @@ def network(**numbers):
 def check(train=('a', 'b', 'c'), checkpoint=(), networks=None, **more):
     findings = ConfigProblems()
     metainfo = dict(train=dict(classes=train, palette=[[0, 0, 0]] * 3), **more)
-    check_classes(metainfo, networks or {}, dict(checkpoint), findings)
+    check_classes(metainfo, networks or {}, dict(teacher_ckpt=dict(checkpoint)), findings)
     return findings
 
 
@@ -81,5 +81,6 @@ def test_classes_must_be_a_list():
 
 def test_nothing_known_nothing_said():
     findings = ConfigProblems()
-    check_classes({}, dict(student=network(bbox_head=4)), dict(classes=None), findings)
+    check_classes({}, dict(student=network(bbox_head=4)), dict(teacher_ckpt=dict(classes=None)),
+                  findings)
     assert findings.problems == findings.warnings == []
