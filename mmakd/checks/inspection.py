@@ -71,12 +71,8 @@ def inspect_config(cfg: Config, download: bool = True, gpus: int | None = None) 
     with quiet():
         with problems.attempt('model'):
             checkpoints = _inspect_model(found, download) if model is not None else {}
-            teachers = {teacher.label: teacher for teacher in _teachers(model).values()}
-            check_classes(
-                parts.metainfo,
-                {teachers[side].key('cfg') if side in teachers else side: network
-                 for side, (network, _) in found.networks.items()},
-                {teachers[side].key('ckpt'): meta for side, meta in checkpoints.items()}, problems)
+            check_classes(parts.metainfo, {side: network for side, (network, _)
+                                           in found.networks.items()}, checkpoints, problems)
             _describe_classes(parts.metainfo, checkpoints, found)
         with problems.attempt('model.student'):
             if parts.runner is not None and isinstance(model, AvatarDistiller):

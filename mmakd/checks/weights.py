@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distillers import AvatarDistiller
-from ..distillers.teacher import Teacher, load_teacher_checkpoint
+from ..distillers.teacher import Teacher, load_teacher_checkpoint, teacher_key
 from ..losses import MasKDLoss
 from ..utils.checkpoint import is_address, local_path, read_checkpoint
 from ..utils.errors import ConfigError, ConfigProblems
@@ -22,7 +22,7 @@ def check_weights(teacher: Teacher, problems: ConfigProblems,
         tuple[str, dict[str, Any]]: Where the weights come from, and ``classes`` and ``palette``
         of the data set that the checkpoint names.
     """
-    key = f'model.{teacher.key("ckpt")}'
+    key = teacher_key(teacher.name, 'ckpt')
     if teacher.checkpoint is None:
         problems.warn(f'{key}=None: the teacher keeps random weights; name a checkpoint')
         return 'random', {}

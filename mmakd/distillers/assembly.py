@@ -1,19 +1,22 @@
 """Build networks and tasks from the config of a distiller, and collect all problems."""
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..utils.build import build, wrong_types
+from ..utils.build import brief, build, wrong_types
 from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
 from ..utils.references import find_checkpoint, is_reference, resolve_model
 from .distill_task import DistillTask, task_taps
 from .dry_run import dry_run_samples, dry_run_tasks
 from .tap_pair import TapPair, make_tap_pair
-from .teacher import Teacher
-from .teacher_configs import PRECISIONS, TeacherConfig, read_teachers, teacher_key
+from .teacher import Teacher, teacher_key
+
+_PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
 def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> BaseModel:
@@ -56,31 +59,66 @@ def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | No
 
 def build_teachers(teacher: Any, students: Sequence[BaseModel], problems: ConfigProblems,
                    **options: Any) -> dict[str, Teacher]:
-    """Build the teachers by name, with random weights; none if one cannot be built.
+    """Build the teachers, with random weights.
 
     Args:
-        teacher (str | dict): As :func:`mmakd.distillers.teacher_configs.read_teachers` takes it,
-            also ``options``.
+        teacher (str | dict): One, or named ones: a dict of dicts without 'type' and 'cfg'.
         students (Sequence[BaseModel]): The student; empty if it cannot be built.
         problems (ConfigProblems): Collects the problems.
         **options: ``ckpt``, ``strict`` and ``precision`` of a teacher without a name.
+
+    Returns:
+        dict[str, Teacher]: By name; one without a name is ``'teacher'``. None if one is missing.
     """
-    cfgs: dict[str, TeacherConfig] = {}
-    with problems.under('model'):
-        cfgs = read_teachers(teacher, **options)
+    cfgs: dict[str | None, dict] = {None: dict(options, cfg=teacher)}
+    if isinstance(teacher, dict) and teacher and not {'type', 'cfg'} & set(teacher) and all(
+            isinstance(cfg, dict) for cfg in teacher.values()):
+        cfgs = {**teacher}
+        for option, value in options.items():
+            if value != getattr(_TeacherOptions, option):
+                problems.add(f'{teacher_key(None, option)}={value!r}: the teachers have names; '
+                             f'give each its own, as {teacher_key(next(iter(teacher)), option)}, '
+                             f'and leave this at {getattr(_TeacherOptions, option)!r}')
     teachers = {}
     for name, cfg in cfgs.items():
-        if cfg.precision not in (None, *PRECISIONS):
-            problems.add(f'model.{teacher_key(cfg.name, "precision")}={cfg.precision!r}: must be '
-                         f'None or one of {", ".join(PRECISIONS)}')
-        with problems.under(f'model.{teacher_key(cfg.name, "cfg")}'):
-            network = build_network(cfg.cfg)
-            with problems.under(f'model.{teacher_key(cfg.name, "ckpt")}'):
-                cfg.ckpt = find_teacher_ckpt(cfg.cfg, cfg.ckpt)
+        with problems.under(teacher_key(name, 'cfg')):
+            if 'cfg' not in cfg:
+                raise ConfigError(': missing; give dict(cfg=..., ckpt=...) for each named '
+                                  "teacher, or one model dict with a 'type'")
+            problems.problems += [f'{teacher_key(name, "")}{wrong}' for wrong in _wrong(cfg)]
+            network = build_network(cfg['cfg'])
+            given = _TeacherOptions(**{key: cfg[key] for key in _TEACHER_KEYS & set(cfg)})
+            with problems.under(teacher_key(name, 'ckpt')):
+                given.ckpt = find_teacher_ckpt(given.cfg, given.ckpt)
             for student in students:
-                teachers[name] = Teacher(network, student.data_preprocessor, cfg.ckpt, cfg.strict,
-                                         PRECISIONS.get(str(cfg.precision)), cfg.name)
+                teachers[name or 'teacher'] = Teacher(
+                    network, student.data_preprocessor, given.ckpt, given.strict,
+                    _PRECISIONS.get(str(given.precision)), name)
     return teachers if len(teachers) == len(cfgs) else {}
+
+
+@dataclass
+class _TeacherOptions:
+    """What a named teacher can have."""
+
+    cfg: Any
+    ckpt: str | None = 'auto'
+    strict: bool = True
+    precision: str | None = None
+
+
+_TEACHER_KEYS = {option.name for option in fields(_TeacherOptions)}
+
+
+def _wrong(cfg: dict) -> list[str]:
+    """List what is wrong with the options of a teacher."""
+    problems = [f'{key}={brief(cfg[key])}: a named teacher has no such key; '
+                f'{suggest(key, _TEACHER_KEYS)}' for key in sorted(set(cfg) - _TEACHER_KEYS)]
+    problems += wrong_types(cfg, _TeacherOptions)
+    if cfg.get('precision') not in (None, *_PRECISIONS):
+        problems.append(f'precision={cfg["precision"]!r}: must be None or one of '
+                        f'{", ".join(_PRECISIONS)}')
+    return problems
 
 
 def build_tasks(distill: dict[str, Any], student: BaseModel, teachers: Mapping[str, Teacher],
@@ -140,7 +178,8 @@ def _find_teacher(cfg: Any, teachers: Mapping[str, Teacher]) -> str:
     name = cfg.get('teacher') if isinstance(cfg, dict) else None
     first, *others = teachers
     if name is None and others:
-        raise ConfigError(f'teacher: missing; there are several teachers, {suggest("", teachers)}')
+        raise ConfigError('teacher: missing; there are several teachers, name one of '
+                          f'{", ".join(map(repr, teachers))}')
     if name is not None and teachers[first].name is None:
         raise ConfigError(f'teacher={name!r}: there is one teacher, and it has no name; leave '
                           'this key out, or name the teacher: model.teacher=dict(name=dict('

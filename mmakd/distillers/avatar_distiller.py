@@ -81,9 +81,8 @@ class AvatarDistiller(StudentModel):
                  skip_nonfinite: bool = False, data_preprocessor: dict | None = None) -> None:
         super().__init__()
         problems = ConfigProblems()
-        given = dict(teacher_ckpt=teacher_ckpt, teacher_strict=teacher_strict,
-                     teacher_precision=teacher_precision, skip_nonfinite=skip_nonfinite)
-        problems.problems += [f'model.{problem}' for problem in wrong_types(given, type(self))]
+        problems.problems += [f'model.{problem}' for problem in wrong_types(
+            dict(skip_nonfinite=skip_nonfinite), type(self))]
         students: list[BaseModel] = []
         with problems.under('model.student'):
             students.append(build_network(student, data_preprocessor))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..utils.errors import ConfigError, ConfigProblems
 from .tap_pair import TapPair, dense_taps, run_roi_heads, tap_student
 from .taps import FeatureTaps, forward_to_taps
-from .teacher import Teacher
+from .teacher import Teacher, teacher_key
 
 # Large enough for five FPN levels and for pyramid pooling.
 SMALL = (128, 128)
@@ -52,7 +52,7 @@ def _is_size(value: Any) -> bool:
 
 @torch.no_grad()
 def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair],
-            problems: ConfigProblems, teacher_key: str = 'teacher',
+            problems: ConfigProblems, key: str = 'model.teacher',
             ) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
     """Run student and teacher on a black image, and return their maps by task.
 
@@ -63,7 +63,7 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
         return maps
     with problems.under(''):
         student_taps, teacher_taps, roi_taps = on_small_image(
-            partial(_run_to_taps, student, teacher, pairs.values(), teacher_key), student, teacher)
+            partial(_run_to_taps, student, teacher, pairs.values(), key), student, teacher)
         for name, pair in pairs.items():
             with problems.under(f'model.distill.{name}'):
                 taps_there = roi_taps.get(pair, teacher_taps)
@@ -82,21 +82,22 @@ def dry_run_tasks(student: BaseModel, teachers: Mapping[str, Teacher],
     maps: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     for name, teacher in teachers.items():
         own = {task: pair for task, pair in pairs.items() if pair.of == name}
-        maps.update(dry_run(student, teacher.network, own, problems, teacher.key('cfg')))
+        key = teacher_key(teacher.name, 'cfg')
+        maps.update(dry_run(student, teacher.network, own, problems, key))
     return maps
 
 
 def _run_to_taps(
-        student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair], teacher_key: str,
+        student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair], key: str,
         size: tuple[int, int],
 ) -> tuple[FeatureTaps, FeatureTaps, dict[TapPair, FeatureTaps]]:
     image, samples = torch.zeros(1, 3, *size), dry_run_samples(student, 1, size)
     student_taps = tap_student(student, pairs)
     teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs))
     problems = ConfigProblems()
-    for key, network, taps in (('student', student, student_taps),
-                               (teacher_key, teacher, teacher_taps)):
-        with problems.attempt(f'model.{key}: fails on a small image'), taps:
+    for where, network, taps in (('model.student', student, student_taps),
+                                 (key, teacher, teacher_taps)):
+        with problems.attempt(f'{where}: fails on a small image'), taps:
             forward_to_taps(network, taps.features, image, samples)
     problems.raise_if_any()
     return student_taps, teacher_taps, run_roi_heads(teacher, pairs, teacher_taps, student_taps)

@@ -12,43 +12,38 @@ from .teacher import Teacher
 
 def inherited_parts(student: nn.Module, teachers: Mapping[str, Teacher],
                     inherit: Any) -> dict[str, Sequence[str]]:
-    """Check the config key ``inherit``, and return the parts of the student by teacher.
+    """Check the key ``inherit`` of a distiller, and return the parts of the student by teacher.
 
     Raises:
-        ConfigError: If it is wrong, or two teachers give the same weight.
+        ConfigError: If it does not fit the teachers, or a part not one of them.
     """
     first, *others = teachers
     if not isinstance(inherit, dict) or teachers[first].name is None:
         if others and inherit:
             raise ConfigError(f'inherit={inherit!r}: there are several teachers; say which one '
-                              f"gives a part, e.g. inherit=dict({first}=['neck'])")
+                              f"gives what, e.g. inherit=dict({first}=['neck'])")
         inherited_keys(student, teachers[first].network, inherit)
-        return {first: inherit} if inherit else {}
+        return {first: inherit}
     problems = ConfigProblems()
-    givers: dict[str, str] = {}
     for name, parts in inherit.items():
-        if name not in teachers:
-            problems.add(f'inherit.{name}={parts!r}: no such teacher; {suggest(name, teachers)}')
-            continue
         with problems.under(''):
-            keys = inherited_keys(student, teachers[name].network, parts, f'inherit.{name}')
-            twice = [key for key in keys if givers.setdefault(key, name) != name]
-            if twice:
-                problems.add(f'inherit.{name}={parts!r}: {givers[twice[0]]!r} gives {twice[0]!r} '
-                             'too; leave it to one of them')
+            if name not in teachers:
+                raise ConfigError(f'inherit.{name}={parts!r}: no such teacher; '
+                                  f'{suggest(name, teachers)}')
+            inherited_keys(student, teachers[name].network, parts, f'inherit.{name}')
     problems.raise_if_any()
     return inherit
 
 
 def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str],
-                   key: str = 'inherit') -> list[str]:
+                   where: str = 'inherit') -> list[str]:
     """Find the weights that a student can take from its teacher.
 
     Args:
         student (nn.Module): The student.
         teacher (nn.Module): The teacher.
         parts (Sequence[str]): Dotted paths of modules of both, such as ``'neck'``.
-        key (str): The config key of the parts, for messages. Defaults to ``'inherit'``.
+        where (str): The config key of the parts. Defaults to ``'inherit'``.
 
     Returns:
         list[str]: Keys of the state dict whose name and shape are the same.
@@ -57,7 +52,7 @@ def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str],
         ConfigError: If a part is not a module of both, or has no such key.
     """
     if not isinstance(parts, (list, tuple)):
-        raise ConfigError(f"{key}={parts!r}: expected a list of module names, e.g. ['neck']")
+        raise ConfigError(f"{where}={parts!r}: expected a list of module names, e.g. ['neck']")
     own, given = student.state_dict(), teacher.state_dict()
     problems = ConfigProblems()
     matched = []
@@ -65,15 +60,14 @@ def inherited_keys(student: nn.Module, teacher: nn.Module, parts: Sequence[str],
         for network, side in (student, 'student'), (teacher, 'teacher'):
             names = [name for name, _ in network.named_modules() if name]
             if part not in names:
-                problems.add(f'{key}={parts!r}: the {side} ({type(network).__name__}) has no '
+                problems.add(f'{where}={parts!r}: the {side} ({type(network).__name__}) has no '
                              f'module {part!r}; {suggest(part, names)}')
                 break
         else:
-            names = [name for name in own if name.startswith(f'{part}.')]
-            fitting = [name for name in names
-                       if name in given and given[name].shape == own[name].shape]
+            keys = [key for key in own if key.startswith(f'{part}.')]
+            fitting = [key for key in keys if key in given and given[key].shape == own[key].shape]
             if not fitting:
-                problems.add(f"{key}={parts!r}: none of the {len(names)} weights of {part!r} has "
+                problems.add(f"{where}={parts!r}: none of the {len(keys)} weights of {part!r} has "
                              "the name and the shape of one of the teacher's; leave it out")
             matched += fitting
     problems.raise_if_any()

@@ -19,7 +19,6 @@ from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
 from .renormalize import renormalize, same_normalization
 from .tap_pair import TapPair, dense_taps, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
-from .teacher_configs import teacher_key
 
 
 class Teacher:
@@ -49,6 +48,7 @@ class Teacher:
         self.strict = strict
         self.precision = precision
         self.name = name
+        self.label = 'teacher' if name is None else f'teacher.{name}'
         self._student_preprocessor = student_preprocessor
         self._same_normalization = same_normalization(student_preprocessor,
                                                       network.data_preprocessor)
@@ -59,15 +59,6 @@ class Teacher:
         twin = copy.copy(self)
         twin._follows_model = False
         return twin
-
-    @property
-    def label(self) -> str:
-        """str: Its name in messages and logs, ``'teacher'`` or ``'teacher.<name>'``."""
-        return 'teacher' if self.name is None else f'teacher.{self.name}'
-
-    def key(self, option: str) -> str:
-        """Return the config key, below ``model``, of its ``cfg``, ``ckpt`` or ``strict``."""
-        return teacher_key(self.name, option)
 
     def load(self) -> None:
         """Load the weights; all models that share the network then see ``network.is_init``."""
@@ -127,8 +118,15 @@ class Teacher:
         return contexts
 
 
+def teacher_key(teacher: str | None, option: str) -> str:
+    """Return the key of an option of a teacher, by its name: of ``'cfg'``, ``'ckpt'`` etc."""
+    if teacher is None:
+        return 'model.teacher' if option == 'cfg' else f'model.teacher_{option}'
+    return f'model.teacher.{teacher}.{option}'
+
+
 def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True,
-                            name: str | None = None) -> None:
+                            teacher: str | None = None) -> None:
     """Load a checkpoint into a teacher, matched key by key.
 
     Args:
@@ -137,27 +135,27 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
             be a teacher.
         strict (bool): Whether missing and unexpected keys are an error, not a warning. Defaults
             to True.
-        name (str, optional): The teacher's name in the config, for messages. Defaults to None.
+        teacher (str, optional): The teacher's name in the config. Defaults to None.
 
     Raises:
         ConfigError: If the file is missing, damaged, not a checkpoint, or of another model.
     """
-    key = f'model.{teacher_key(name, "ckpt")}={str(checkpoint)!r}'
+    key = f'{teacher_key(teacher, "ckpt")}={str(checkpoint)!r}'
     state_dict = read_state_dict(str(checkpoint), key)
-    for weight in [weight for weight in state_dict if weight.startswith('distiller.')]:
-        del state_dict[weight]
+    for name in [name for name in state_dict if name.startswith('distiller.')]:
+        del state_dict[name]
     rename_keys(model, state_dict)
     problem = describe_mismatch(model, state_dict)
     if problem:
         message = (f'{key}: does not fit the teacher ({type(model).__name__}): {problem}. Name '
                    'the checkpoint of this very config')
         if strict:
-            raise ConfigError(f'{message}, or set {teacher_key(name, "strict")}=False to load '
-                              'what fits')
+            strict_key = teacher_key(teacher, 'strict').removeprefix('model.')
+            raise ConfigError(f'{message}, or set {strict_key}=False to load what fits')
         print_log(message, 'current', level=logging.WARNING)
         own = model.state_dict()
-        for weight in [weight for weight, value in state_dict.items()
-                       if weight not in own or own[weight].shape != value.shape]:
-            del state_dict[weight]
+        for name in [name for name, value in state_dict.items()
+                     if name not in own or own[name].shape != value.shape]:
+            del state_dict[name]
     model.load_state_dict(state_dict, strict=False)
-    print_log(f'Teacher{f" {name}" if name else ""} loaded from {checkpoint}', 'current')
+    print_log(f'Teacher {teacher or ""}'.rstrip() + f' loaded from {checkpoint}', 'current')

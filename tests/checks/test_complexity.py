@@ -11,6 +11,7 @@ from mmakd.checks.complexity import (
     measure_teacher,
 )
 from mmakd.checks.inspection import inspect_config
+from tests.conftest import ROOT, TOY
 from tests.distillers.small_beit import beit
 
 
@@ -64,6 +65,18 @@ def test_the_teacher_runs_only_to_its_deepest_tap(model, kind):
         assert 0 < teaching < whole
     else:  # tapped at the last layer
         assert teaching == whole
+
+
+def test_each_of_several_teachers_runs_to_its_own_deepest_tap(model):
+    one = model('det')
+    cfg = dict(cfg=str(ROOT / TOY['det'].format('teacher')), ckpt=None)
+    task = dict(tap='backbone.layer1', teacher='other', loss=dict(type='FeatureMSELoss'))
+    two = model('det', **{
+        'model.teacher': dict(_delete_=True, big=cfg, other=cfg), 'model.teacher_ckpt': 'auto',
+        'model.distill.fpn.teacher': 'big', 'model.distill.early': task})
+    size = (128, 128)
+    assert measure_teacher(two, 'big', size) == measure_teacher(one, 'teacher', size)
+    assert measure_teacher(two, 'other', size) == count_flops(one.teacher, ['backbone'], size)
 
 
 def test_both_are_measured_on_what_both_take(toy):
