@@ -67,7 +67,7 @@ def _print_tasks(model: AvatarDistiller, console: Console) -> None:
         label = model.teachers[pair.of].label
         taps = f'{pair.student} (student), {pair.teacher} ({label})'
         if pair.teacher == pair.student:
-            taps = pair.student + f' of {label}' * (label != 'teacher')
+            taps = pair.student + f' of student and {label}' * (label != 'teacher')
         console.print(Text.assemble((f'\nTask {name}', 'bold'), f' at {taps}'))
         console.print(Padding(f'{describe_loss(task.losses[0])}, weight {task.loss_weight:g}',
                               (0, 0, 0, 2)))

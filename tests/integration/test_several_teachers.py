@@ -6,6 +6,9 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from mmakd.distillers.assembly import build_network
+from mmakd.utils.errors import ConfigError
+
 from .states import same
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +33,6 @@ MODEL = f"""
 @pytest.fixture
 def config(toy):
     """A training of two epochs, whose second is without the segmentor."""
-    from mmakd.distillers.assembly import build_network
-
     def load(**changes):
         cfg = toy('det', 'akd-cwd', iters=8, **changes)
         cfg.merge_from_dict(cfg.fromstring(textwrap.dedent(MODEL), '.py').to_dict())
@@ -82,6 +83,16 @@ def test_training_and_resume(config):
         assert not same(whole[part], end[part])
     assert same(first['state_dict'], end['state_dict'])
     assert not any('teacher' in key for key in end['state_dict'])
+
+
+def test_a_segmentor_has_no_score_on_boxes(config):
+    cfg = config()
+    cfg.default_hooks.teacher_eval.teachers = None
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ConfigError, match=(
+            r'^TeacherEvalHook: the teacher\.other cannot be evaluated .* teachers=\[\.\.\.\] ')):
+        runner.train()
+    assert runner.iter == 0
 
 
 def test_two_processes(config, workspace, script, monkeypatch, free_port):
