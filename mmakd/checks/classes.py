@@ -23,16 +23,17 @@ def find_class_numbers(network: nn.Module) -> dict[str, int]:
 
 
 def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module],
-                  checkpoint: Mapping[str, Any], problems: ConfigProblems) -> None:
-    """Compare the classes and palettes of data, networks and the teacher's checkpoint.
+                  checkpoints: Mapping[str, Mapping[str, Any]], problems: ConfigProblems) -> None:
+    """Compare the classes and palettes of data, networks and the teachers' checkpoints.
 
     A teacher with other classes is only a warning, since its features can still be distilled.
 
     Args:
         metainfo (Mapping[str, dict]): Metainfo of each split's dataset.
-        networks (Mapping[str, nn.Module]): ``'student'`` and ``'teacher'``, or ``'model'``.
-        checkpoint (Mapping[str, Any]): ``classes`` and ``palette`` of the data set that the
-            teacher's checkpoint names; empty where it names none.
+        networks (Mapping[str, nn.Module]): ``'model'``; or ``'student'``, and ``'teacher'`` or
+            ``'teacher.<name>'`` for each teacher.
+        checkpoints (Mapping[str, Mapping[str, Any]]): ``classes`` and ``palette`` of the data set
+            that the checkpoint of a teacher names, likewise; empty where it names none.
         problems (ConfigProblems): Collects the problems and warnings.
 
     Raises:
@@ -62,20 +63,24 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         for path, own in find_class_numbers(network).items():
             if own in right:
                 continue
-            key = f'{"model" if side == "model" else f"model.{side}"}.{path}.num_classes={own}'
-            if side == 'teacher':
+            place = 'model' if side == 'model' else f'model.{side}{".cfg" * ("." in side)}'
+            key = f'{place}.{path}.num_classes={own}'
+            if side.startswith('teacher'):
                 problems.warn(f'{key}: {source}; right only for taps at features, not at class '
                               'scores')
             else:
                 problems.add(f'{key}: {source} classes; set {number}, or metainfo of the dataset')
-    if checkpoint.get('classes'):
+    for side, checkpoint in checkpoints.items():
+        if not checkpoint.get('classes'):
+            continue
+        key = f'model.{side}{"." if "." in side else "_"}ckpt'
         difference = _difference(checkpoint['classes'], data['classes'])
         theirs, ours = ([*map(list, info.get('palette') or ())] for info in (checkpoint, data))
         if difference:
-            problems.warn('model.teacher_ckpt: its classes are not those of '
-                          f'{first}_dataloader: {difference}')
+            problems.warn(f'{key}: its classes are not those of {first}_dataloader: '
+                          f'{difference}')
         elif theirs != ours:
-            problems.warn('model.teacher_ckpt: its palette is not that of the data set '
+            problems.warn(f'{key}: its palette is not that of the data set '
                           f'({first}_dataloader); pictures of teacher and student differ in '
                           'colour')
 

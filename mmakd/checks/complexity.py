@@ -51,9 +51,11 @@ def measure_network(network: BaseModel, size: tuple[int, int] | None = None) -> 
     return measure(size) if size else on_small_image(measure, network)
 
 
-def measure_teacher(model: AvatarDistiller, size: tuple[int, int]) -> int:
-    """Count the FLOPs of the teacher as far as its deepest tap, its part in a training step."""
-    return count_flops(model.teacher, dense_taps(model.teacher, model.taps.values()), size)
+def measure_teacher(model: AvatarDistiller, name: str, size: tuple[int, int]) -> int:
+    """Count the FLOPs of a teacher as far as its deepest tap, its part in a training step."""
+    network = model.teachers[name].network
+    pairs = [pair for pair in model.taps.values() if pair.of == name]
+    return count_flops(network, dense_taps(network, pairs), size)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import nn
 from ..distillers import AvatarDistiller, MaskTokenLearner
 from ..distillers.dry_run import SMALL
 from ..distillers.renormalize import swaps_channels
+from ..distillers.teacher import Teacher
 from ..losses import UncertaintyFeatureLoss
 from ..utils.errors import ConfigProblems, describe
 from .classes import check_classes, find_class_numbers
@@ -27,13 +28,13 @@ class Inspection:
     Attributes:
         problems (ConfigProblems): Problems and warnings.
         model (nn.Module, optional): The model; None if it cannot be built.
-        networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'student'`` and ``'teacher'``,
-            or ``'model'`` and its teacher if it has one.
-        teacher_flops (int, optional): FLOPs of the teacher in a step.
-        images (dict[str, tuple[str, str]], optional): How the images of student and teacher
-            differ; None without a distiller.
+        networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'student'``, or ``'model'``,
+            and the teachers by label, ``'teacher'`` or ``'teacher.<name>'``.
+        teacher_flops (dict[str, int]): FLOPs of each teacher in a step, by label.
+        images (dict[str, dict[str, tuple[str, str]]]): How the images of the student and of each
+            teacher differ, by label.
         classes (dict[str, str]): Numbers of classes, by their source.
-        weights (str, optional): Source of the teacher's weights.
+        weights (dict[str, str]): Source of each teacher's weights, by label.
         batch (str, optional): Images per step.
         differences (list[tuple[str, str, str]]): Key, value in the student's own config, and
             value here.
@@ -42,10 +43,10 @@ class Inspection:
     problems: ConfigProblems
     model: nn.Module | None = None
     networks: dict[str, tuple[nn.Module, Complexity | None]] = field(default_factory=dict)
-    teacher_flops: int | None = None
-    images: dict[str, tuple[str, str]] | None = None
+    teacher_flops: dict[str, int] = field(default_factory=dict)
+    images: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
-    weights: str | None = None
+    weights: dict[str, str] = field(default_factory=dict)
     batch: str | None = None
     differences: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -69,10 +70,10 @@ def inspect_config(cfg: Config, download: bool = True, gpus: int | None = None) 
     model = found.model = parts.model
     with quiet():
         with problems.attempt('model'):
-            dataset_meta = _inspect_model(cfg, found, download) if model is not None else {}
+            checkpoints = _inspect_model(found, download) if model is not None else {}
             check_classes(parts.metainfo, {side: network for side, (network, _)
-                                           in found.networks.items()}, dataset_meta, problems)
-            _describe_classes(parts.metainfo, dataset_meta, found)
+                                           in found.networks.items()}, checkpoints, problems)
+            _describe_classes(parts.metainfo, checkpoints, found)
         with problems.attempt('model.student'):
             if parts.runner is not None and isinstance(model, AvatarDistiller):
                 found.differences = compare_with_student(cfg, parts.runner.hooks)
@@ -84,16 +85,18 @@ def inspect_config(cfg: Config, download: bool = True, gpus: int | None = None) 
     return found
 
 
-def _inspect_model(cfg: Config, found: Inspection, download: bool) -> dict[str, Any]:
-    """Inspect networks and weights; return classes and palette of the teacher's checkpoint."""
+def _teachers(model: nn.Module | None) -> dict[str, Teacher]:
+    return model.teachers if isinstance(model, (AvatarDistiller, MaskTokenLearner)) else {}
+
+
+def _inspect_model(found: Inspection, download: bool) -> dict[str, dict[str, Any]]:
+    """Inspect networks and weights; return classes and palette of each teacher's checkpoint."""
     model: Any = found.model
     student = getattr(model, 'student', None)
-    networks = {'model' if student is None else 'student': student or model,
-                'teacher': getattr(model, 'teacher', None)}
+    networks = {'model' if student is None else 'student': student or model, **{
+        teacher.label: teacher.network for teacher in _teachers(model).values()}}
     size = None
     for side, network in networks.items():
-        if network is None:
-            continue
         found.networks[side] = network, None
         try:
             complexity = measure_network(network)
@@ -107,20 +110,22 @@ def _inspect_model(cfg: Config, found: Inspection, download: bool) -> dict[str, 
             # One takes no small image; they are compared on what it takes.
             found.networks[side] = network, measure_network(network, size)
     if isinstance(model, AvatarDistiller):
-        mine, theirs = (_describe_preprocessor(network.data_preprocessor)
-                        for network in (model.student, model.teacher))
-        found.images = {name: (mine[name], theirs[name]) for name in mine
-                        if mine[name] != theirs[name]}
-        if found.networks['student'][1] and size:
-            found.teacher_flops = measure_teacher(model, size)
+        for name, teacher in model.teachers.items():
+            mine, theirs = (_describe_preprocessor(network.data_preprocessor)
+                            for network in (model.student, teacher.network))
+            found.images[teacher.label] = {key: (mine[key], theirs[key]) for key in mine
+                                           if mine[key] != theirs[key]}
+            if found.networks['student'][1] and size:
+                found.teacher_flops[teacher.label] = measure_teacher(model, name, size)
         check_tokens(model, found.problems, download)
-    elif not isinstance(model, MaskTokenLearner):
-        return {}
-    found.weights, dataset_meta = check_weights(model, found.problems, download)
-    return dataset_meta
+    checkpoints = {}
+    for teacher in _teachers(model).values():
+        found.weights[teacher.label], checkpoints[teacher.label] = check_weights(
+            teacher, found.problems, download)
+    return checkpoints
 
 
-def _describe_classes(metainfo: dict[str, dict], dataset_meta: dict[str, Any],
+def _describe_classes(metainfo: dict[str, dict], checkpoints: dict[str, dict[str, Any]],
                       found: Inspection) -> None:
     for split, info in metainfo.items():
         if info.get('classes'):
@@ -129,8 +134,9 @@ def _describe_classes(metainfo: dict[str, dict], dataset_meta: dict[str, Any],
         numbers = sorted(set(find_class_numbers(network).values()))
         if numbers:
             found.classes[side] = ' and '.join(map(str, numbers))
-    if dataset_meta.get('classes'):
-        found.classes["teacher's checkpoint"] = str(len(dataset_meta['classes']))
+    for side, meta in checkpoints.items():
+        if meta.get('classes'):
+            found.classes[f"{side}'s checkpoint"] = str(len(meta['classes']))
 
 
 def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from torch import nn
 
 from ..distillers import AvatarDistiller
-from ..distillers.dry_run import dry_run
+from ..distillers.dry_run import dry_run_tasks
 from ..losses import UncertaintyFeatureLoss
 from ..utils.errors import ConfigProblems, numbered
 from .complexity import count_parameters
@@ -60,14 +60,17 @@ def _print_networks(found: Inspection, console: Console) -> None:
 
 
 def _print_tasks(model: AvatarDistiller, console: Console) -> None:
-    maps = dry_run(model.student, model.teacher, model.taps, ConfigProblems())
+    maps = dry_run_tasks(model.student, model.teachers, model.taps, ConfigProblems())
     tasks: Any = model.distiller
     for name, task in tasks.items():
         pair = model.taps[name]
-        taps = pair.student if pair.teacher == pair.student else (
-            f'{pair.student} (student), {pair.teacher} (teacher)')
-        upstream = f', perturbed at the input of {pair.perturb_at}' if pair.perturb_at else ''
-        console.print(Text.assemble((f'\nTask {name}', 'bold'), f' at {taps}{upstream}'))
+        label = model.teachers[pair.of].label
+        taps = f'{pair.student} (student), {pair.teacher} ({label})'
+        if pair.teacher == pair.student:
+            taps = pair.student + f' of student and {label}' * (label != 'teacher')
+        if pair.perturb_at:
+            taps += f', perturbed at the input of {pair.perturb_at}'
+        console.print(Text.assemble((f'\nTask {name}', 'bold'), f' at {taps}'))
         console.print(Padding(f'{describe_loss(task.losses[0])}, weight {task.loss_weight:g}',
                               (0, 0, 0, 2)))
         table = Table('  level', 'student', 'teacher', 'adapter', box=None, pad_edge=False)
@@ -105,28 +108,32 @@ def _print_facts(found: Inspection, console: Console) -> None:
         facts['classes'] = ', '.join(map(' '.join, found.classes.items()))
     if found.batch is not None:
         facts['batch'] = found.batch
-    if found.teacher_flops is not None:
+    if found.teacher_flops:
         student: Any = found.networks['student'][1]
+        total = sum(found.teacher_flops.values())
+        parts = [f'{flops / 1e9:.2f}' for flops in found.teacher_flops.values()]
+        several = len(parts) > 1
         facts['cost'] = (
-            f'distillation adds about {found.teacher_flops / (3 * student.flops):.0%} to a '
-            'training step: an estimate, from the FLOPs of the teacher to its deepest tap '
-            f'({found.teacher_flops / 1e9:.2f} G) against three times those of the student '
-            f'({student.flops / 1e9:.2f} G)')
-    if found.images is not None:
-        facts['images'] = ("normalised differently: the teacher gets its own mean, std and "
-                           "channel order, but the student's padding" if found.images else
-                           'student and teacher prepare them alike')
+            f'distillation adds about {total / (3 * student.flops):.0%} to a training step: an '
+            f'estimate, from the FLOPs of {"each" if several else "the"} teacher to its deepest '
+            f'tap ({" + ".join(parts)}{f" = {total / 1e9:.2f}" * several} G) against three times '
+            f'those of the student ({student.flops / 1e9:.2f} G)')
+    for label, differences in found.images.items():
+        facts['images' + f' of {label}' * (label != 'teacher')] = (
+            "normalised differently: the teacher gets its own mean, std and channel order, but "
+            "the student's padding" if differences else 'student and teacher prepare them alike')
     console.print()
-    if found.weights is not None:
+    for label, source in found.weights.items():
         # Not folded, so that an address can be copied.
-        console.print(f"teacher's weights: {found.weights}", soft_wrap=True)
+        console.print(f"{label}'s weights: {source}", soft_wrap=True)
     grid = Table.grid(padding=(0, 2))
     for fact in facts.items():
         grid.add_row(*fact)
     console.print(grid)
-    if found.images:
-        console.print(_table(('', 'student', 'teacher'),
-                             ((name, *values) for name, values in found.images.items())))
+    for label, differences in found.images.items():
+        if differences:
+            console.print(_table(('', 'student', label),
+                                 ((name, *values) for name, values in differences.items())))
 
 
 def _print_lines(what: str, lines: list[str], style: str, console: Console) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..distillers import AvatarDistiller, MaskTokenLearner
-from ..distillers.teacher import load_teacher_checkpoint
+from ..distillers import AvatarDistiller
+from ..distillers.teacher import Teacher, load_teacher_checkpoint, teacher_key
 from ..losses import MasKDLoss
 from ..utils.checkpoint import is_address, local_path, read_checkpoint
 from ..utils.errors import ConfigError, ConfigProblems
 
 
-def check_weights(model: AvatarDistiller | MaskTokenLearner, problems: ConfigProblems,
+def check_weights(teacher: Teacher, problems: ConfigProblems,
                   download: bool) -> tuple[str, dict[str, Any]]:
-    """Check the teacher's checkpoint against the teacher.
+    """Check a teacher's checkpoint against the teacher.
 
     The weights are loaded. Without ``download`` no address is fetched, and a local file that is
     missing is only a warning.
@@ -22,33 +22,31 @@ def check_weights(model: AvatarDistiller | MaskTokenLearner, problems: ConfigPro
         tuple[str, dict[str, Any]]: Where the weights come from, and ``classes`` and ``palette``
         of the data set that the checkpoint names.
     """
-    teacher = model.frozen_teacher
+    key = teacher_key(teacher.name, 'ckpt')
     if teacher.checkpoint is None:
-        problems.warn('model.teacher_ckpt=None: the teacher keeps random weights; name a '
-                      'checkpoint')
+        problems.warn(f'{key}=None: the teacher keeps random weights; name a checkpoint')
         return 'random', {}
     checkpoint = str(teacher.checkpoint)
     path = local_path(checkpoint)
     if not path.is_file() and not download:
         if is_address(checkpoint):
             return f'{checkpoint} (not checked; fetched when training starts)', {}
-        problems.warn(f'model.teacher_ckpt={checkpoint!r}: no such file yet; train the teacher '
-                      'first')
+        problems.warn(f'{key}={checkpoint!r}: no such file yet; train the teacher first')
         return f'{checkpoint} (no such file yet)', {}
     fits = 'fits'
     try:
-        load_teacher_checkpoint(model.teacher, checkpoint, strict=True)
+        load_teacher_checkpoint(teacher.network, checkpoint, True, teacher.name)
     except ConfigError as misfit:
         try:
             if teacher.strict:
                 raise
-            load_teacher_checkpoint(model.teacher, checkpoint, strict=False)
+            load_teacher_checkpoint(teacher.network, checkpoint, False, teacher.name)
         except ConfigError as error:
             problems.problems += error.problems
             return f'{checkpoint} (cannot be used)', {}
         problems.warnings += misfit.problems
         fits = 'fits in part'
-    return f'{checkpoint} ({fits})', _read_dataset_meta(path)
+    return f'{checkpoint} ({fits})', _read_dataset_meta(path, key)
 
 
 def check_tokens(model: AvatarDistiller, problems: ConfigProblems, download: bool) -> None:
@@ -68,8 +66,8 @@ def check_tokens(model: AvatarDistiller, problems: ConfigProblems, download: boo
         problems.warnings += dict.fromkeys(found.warnings)
 
 
-def _read_dataset_meta(path: Path) -> dict[str, Any]:
-    meta = read_checkpoint(path, 'model.teacher_ckpt').get('meta', {})
+def _read_dataset_meta(path: Path, key: str) -> dict[str, Any]:
+    meta = read_checkpoint(path, key).get('meta', {})
     named = meta.get('dataset_meta') or {}
     # MMDetection 2 and MMSegmentation 0 wrote them in capitals, one level up.
     return dict(classes=named.get('classes') or meta.get('CLASSES'),

@@ -1,16 +1,22 @@
 """Build networks and tasks from the config of a distiller, and collect all problems."""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..utils.build import build, wrong_types
-from ..utils.errors import ConfigError, ConfigProblems, describe
+from ..utils.build import brief, build, wrong_types
+from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
 from ..utils.references import find_checkpoint, is_reference, resolve_model
 from .distill_task import DistillTask, task_taps
-from .dry_run import dry_run, dry_run_samples
+from .dry_run import dry_run_samples, dry_run_tasks
 from .tap_pair import TapPair, make_tap_pair
+from .teacher import Teacher, teacher_key
+
+_PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
 def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> BaseModel:
@@ -37,7 +43,7 @@ def build_network(cfg: str | dict, data_preprocessor: dict | None = None) -> Bas
 
 
 def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | None:
-    """Replace ``teacher_ckpt='auto'`` by the address of the teacher's published weights.
+    """Replace ``'auto'`` by the address of the teacher's published weights.
 
     Raises:
         ConfigError: If there is none.
@@ -46,31 +52,103 @@ def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | No
         return teacher_ckpt
     reference = teacher.get('cfg') if isinstance(teacher, dict) else teacher
     if not isinstance(reference, str) or not is_reference(reference):
-        raise ConfigError("teacher_ckpt='auto': only a 'mmdet::...' or 'mmseg::...' teacher has "
-                          'published weights; give the path or the URL of a checkpoint')
+        raise ConfigError("='auto': only a 'mmdet::...' or 'mmseg::...' teacher has published "
+                          'weights; give the path or the URL of a checkpoint')
     return find_checkpoint(reference)
 
 
-def build_tasks(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
+def build_teachers(teacher: Any, students: Sequence[BaseModel], problems: ConfigProblems,
+                   **options: Any) -> dict[str, Teacher]:
+    """Build the teachers, with random weights.
+
+    Args:
+        teacher (str | dict): One, or named ones: a dict of dicts without 'type' and 'cfg'.
+        students (Sequence[BaseModel]): The student; empty if it cannot be built.
+        problems (ConfigProblems): Collects the problems.
+        **options: ``ckpt``, ``strict`` and ``precision`` of a teacher without a name.
+
+    Returns:
+        dict[str, Teacher]: By name; one without a name is ``'teacher'``. None if one is missing.
+    """
+    cfgs: dict[str | None, dict] = {None: dict(options, cfg=teacher)}
+    if isinstance(teacher, dict) and teacher and not {'type', 'cfg'} & set(teacher) and all(
+            isinstance(cfg, dict) for cfg in teacher.values()):
+        cfgs = {**teacher}
+        for option, value in options.items():
+            if value != getattr(_TeacherOptions, option):
+                problems.add(f'{teacher_key(None, option)}={value!r}: the teachers have names; '
+                             f'give each its own, as {teacher_key(next(iter(teacher)), option)}, '
+                             f'and leave this at {getattr(_TeacherOptions, option)!r}')
+    teachers = {}
+    for name, cfg in cfgs.items():
+        with problems.under(teacher_key(name, 'cfg')):
+            if 'cfg' not in cfg:
+                raise ConfigError(': missing; give dict(cfg=..., ckpt=...) for each named '
+                                  "teacher, or one model dict with a 'type'")
+            problems.problems += [f'{teacher_key(name, "")}{wrong}' for wrong in _wrong(cfg)]
+            network = build_network(cfg['cfg'])
+            given = _TeacherOptions(**{key: cfg[key] for key in _TEACHER_KEYS & set(cfg)})
+            with problems.under(teacher_key(name, 'ckpt')):
+                given.ckpt = find_teacher_ckpt(given.cfg, given.ckpt)
+            for student in students:
+                teachers[name or 'teacher'] = Teacher(
+                    network, student.data_preprocessor, given.ckpt, given.strict,
+                    _PRECISIONS.get(str(given.precision)), name)
+    return teachers if len(teachers) == len(cfgs) else {}
+
+
+@dataclass
+class _TeacherOptions:
+    """What a named teacher can have."""
+
+    cfg: Any
+    ckpt: str | None = 'auto'
+    strict: bool = True
+    precision: str | None = None
+
+
+_TEACHER_KEYS = {option.name for option in fields(_TeacherOptions)}
+
+
+def _wrong(cfg: dict) -> list[str]:
+    """List what is wrong with the options of a teacher."""
+    problems = [f'{key}={brief(cfg[key])}: a named teacher has no such key; '
+                f'{suggest(key, _TEACHER_KEYS)}' for key in sorted(set(cfg) - _TEACHER_KEYS)]
+    problems += wrong_types(cfg, _TeacherOptions)
+    if cfg.get('precision') not in (None, *_PRECISIONS):
+        problems.append(f'precision={cfg["precision"]!r}: must be None or one of '
+                        f'{", ".join(_PRECISIONS)}')
+    return problems
+
+
+def build_tasks(distill: dict[str, Any], student: BaseModel, teachers: Mapping[str, Teacher],
                 problems: ConfigProblems) -> tuple[dict[str, TapPair], nn.ModuleDict]:
-    """Read the taps of all tasks, find their maps by one dry run, and build the tasks.
+    """Read the taps of all tasks, find their maps by a dry run, and build the tasks.
 
     Tasks with problems, which are added to ``problems``, are left out.
     """
     pairs: dict[str, TapPair] = {}
+    of: dict[str, str] = {}
     for name, cfg in distill.items():
+        with problems.under(f'model.distill.{name}'):
+            of[name] = _find_teacher(cfg, teachers)
         with problems.under(f'model.distill.{name}'):
             if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
                                   'use; rename the task')
-            pairs[name] = make_tap_pair(student, teacher, task_taps(cfg), cfg.get('perturb_at'))
+            taps = task_taps(cfg)
+            if name in of:
+                pair = make_tap_pair(student, teachers[of[name]].network, taps,
+                                     cfg.get('perturb_at'))
+                pairs[name] = pair._replace(of=of[name])
     tasks = nn.ModuleDict()
-    maps = dry_run(student, teacher, pairs, problems)
+    maps = dry_run_tasks(student, teachers, pairs, problems)
     samples = dry_run_samples(student, 2)
     for name, cfg in distill.items():
         if name in maps:
             options = {key: value for key, value in cfg.items()
-                       if key not in ('tap', 'student_tap', 'teacher_tap', 'perturb_at')}
+                       if key not in ('tap', 'student_tap', 'teacher_tap', 'teacher',
+                                      'perturb_at')}
             with problems.under(f'model.distill.{name}'):
                 wrong = wrong_types(options, DistillTask)
                 if wrong:
@@ -83,3 +161,33 @@ def build_tasks(distill: dict[str, Any], student: BaseModel, teacher: BaseModel,
             with problems.under(f'model.distill.{name}.loss'):
                 build(cfg['loss'], offer=dict(channels=1))
     return pairs, tasks
+
+
+def check_use(teachers: Mapping[str, Teacher], distill: dict[str, Any], inherit: Any) -> None:
+    """Check that a task, or ``inherit``, names each of several teachers.
+
+    Raises:
+        ConfigError: If not, unless a task names none or an unknown one: that is an error itself.
+    """
+    used = {cfg.get('teacher') for cfg in distill.values() if isinstance(cfg, dict)}
+    if used <= set(teachers):
+        unused = set(teachers) - used - set(inherit)
+        if unused:
+            raise ConfigError([f'teacher.{name}: no task uses it; remove it, or set '
+                               f'teacher={name!r} in a task' for name in sorted(unused)])
+
+
+def _find_teacher(cfg: Any, teachers: Mapping[str, Teacher]) -> str:
+    """Find which teacher a task uses."""
+    name = cfg.get('teacher') if isinstance(cfg, dict) else None
+    first, *others = teachers
+    if name is None and others:
+        raise ConfigError('teacher: missing; there are several teachers, name one of '
+                          f'{", ".join(map(repr, teachers))}')
+    if name is not None and teachers[first].name is None:
+        raise ConfigError(f'teacher={name!r}: there is one teacher, and it has no name; leave '
+                          'this key out, or name the teacher: model.teacher=dict(name=dict('
+                          'cfg=..., ckpt=...))')
+    if name is not None and name not in teachers:
+        raise ConfigError(f'teacher={name!r}: no such teacher; {suggest(name, teachers)}')
+    return name or first

@@ -23,15 +23,13 @@ from ..utils.build import wrong_types
 from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems
 from ..utils.rng import preserve_rng
-from .assembly import build_network, build_tasks, find_teacher_ckpt
+from .assembly import build_network, build_tasks, build_teachers, check_use
 from .distill_task import TaskMaps
-from .inherit import inherit, inherited_keys
+from .inherit import inherit, inherited_parts
 from .mmcv_ops import explain_bfloat16
 from .student_model import StudentModel
-from .tap_pair import check_gradient, tap_student
-from .teacher import Teacher
-
-_PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
+from .tap_pair import TapPair, check_gradient, tap_student
+from .upstream_avatars import UpstreamAvatars
 
 
 @MODELS.register_module()
@@ -46,11 +44,14 @@ class AvatarDistiller(StudentModel):
     Args:
         student (str | dict): A model dict, a config path, ``'mmdet::name.py'`` or
             ``'mmseg::name.py'``, or ``dict(cfg=<one of these>, **overrides)``.
-        teacher (str | dict): Likewise.
+        teacher (str | dict): Likewise. Several have names: ``dict(big=dict(cfg=..., ckpt=...),
+            other=dict(...))``, where ``cfg`` is as for one; ``ckpt``, ``strict`` and
+            ``precision`` are as the keys below with ``teacher_``, which one without a name has.
         distill (dict[str, dict]): Named tasks. A task has ``tap`` (a dotted module path, the same
             on both sides) or ``student_tap`` and ``teacher_tap``, and ``loss``; optional are
             ``levels``, ``adapter`` and ``resize``; see
-            :class:`mmakd.distillers.distill_task.DistillTask`.
+            :class:`mmakd.distillers.distill_task.DistillTask`. With several teachers ``teacher``
+            names one.
         teacher_ckpt (str, optional): Path or URL of the teacher's weights; ``'auto'`` for those
             that the installed package's metafile names for a ``'mmdet::...'`` or ``'mmseg::...'``
             teacher; None for random weights. Loaded in :meth:`init_weights`. Defaults to
@@ -59,8 +60,9 @@ class AvatarDistiller(StudentModel):
             not a warning. Defaults to True.
         teacher_precision (str, optional): ``'float32'``, ``'float16'`` or ``'bfloat16'`` for the
             teacher's forward pass. Defaults to None, that of the student's step.
-        inherit (Sequence[str]): Parts of the student, such as ``['neck', 'bbox_head']``, that
-            start from the teacher's weights where names and shapes agree. Defaults to ().
+        inherit (Sequence[str] | dict[str, Sequence[str]]): Parts of the student, such as
+            ``['neck', 'bbox_head']``, that start from the teacher's weights where names and shapes
+            agree; of several teachers ``dict(big=['neck'])``. Defaults to ().
         skip_nonfinite (bool): Whether a step with a non-finite feature or loss runs without
             distillation, and is counted in the log as ``distill.skipped_steps``, instead of ending
             the training. Defaults to False.
@@ -69,55 +71,54 @@ class AvatarDistiller(StudentModel):
 
     Attributes:
         student (BaseModel): The plain student.
-        frozen_teacher (Teacher): The teacher with its checkpoint and precision.
+        teachers (dict[str, Teacher]): The teachers, each with its checkpoint and precision, by
+            name; ``'teacher'`` if there is one without a name.
         taps (dict[str, TapPair]): The taps of each task.
         distiller (nn.ModuleDict): The tasks by name.
     """
 
     def __init__(self, student: str | dict, teacher: str | dict, distill: dict[str, dict],
                  teacher_ckpt: str | None = 'auto', teacher_strict: bool = True,
-                 teacher_precision: str | None = None, inherit: Sequence[str] = (),
+                 teacher_precision: str | None = None,
+                 inherit: Sequence[str] | dict[str, Sequence[str]] = (),
                  skip_nonfinite: bool = False, data_preprocessor: dict | None = None) -> None:
         super().__init__()
         problems = ConfigProblems()
-        given = dict(teacher_ckpt=teacher_ckpt, teacher_strict=teacher_strict,
-                     teacher_precision=teacher_precision, skip_nonfinite=skip_nonfinite)
-        problems.problems += [f'model.{problem}' for problem in wrong_types(given, type(self))]
-        networks: list[BaseModel] = []
+        problems.problems += [f'model.{problem}' for problem in wrong_types(
+            dict(skip_nonfinite=skip_nonfinite), type(self))]
+        students: list[BaseModel] = []
         with problems.under('model.student'):
-            networks.append(build_network(student, data_preprocessor))
-        with problems.under('model.teacher'), preserve_rng():
-            networks.append(build_network(teacher))
-        if teacher_precision is not None and teacher_precision not in _PRECISIONS:
-            problems.add(f'model.teacher_precision={teacher_precision!r}: must be None or one of '
-                         f'{", ".join(_PRECISIONS)}')
-        with problems.under('model'):
-            teacher_ckpt = find_teacher_ckpt(teacher, teacher_ckpt)
+            students.append(build_network(student, data_preprocessor))
+        with preserve_rng():
+            self.teachers = build_teachers(
+                teacher, students, problems, ckpt=teacher_ckpt, strict=teacher_strict,
+                precision=teacher_precision)
         if not isinstance(distill, dict) or not distill:
             problems.add(f'model.distill={distill!r}: expected a dict of named tasks, e.g. '
                          "dict(fpn=dict(tap='neck', loss=dict(type=...)))")
-        elif len(networks) == 2:
-            student_network, teacher_network = networks
+        elif self.teachers:
             with preserve_rng():
-                self.taps, tasks = build_tasks(distill, student_network, teacher_network, problems)
+                self.taps, tasks = build_tasks(distill, students[0], self.teachers, problems)
             with problems.under('model'):
-                inherited_keys(student_network, teacher_network, inherit)
+                self._inherit = inherited_parts(students[0], self.teachers, inherit)
+            with problems.under('model'):
+                check_use(self.teachers, distill, inherit)
         problems.raise_if_any()
-        self._inherit = inherit
         self._has_overflowed = False
-        self.share_tables(student_network)
+        self.share_tables(students[0])
         self.distiller = tasks
         self._skip_nonfinite = skip_nonfinite
         if skip_nonfinite:
             tasks.register_buffer('skipped_steps', torch.zeros(()))
-        self.frozen_teacher = Teacher(
-            teacher_network, student_network.data_preprocessor, teacher_ckpt, teacher_strict,
-            _PRECISIONS[teacher_precision] if teacher_precision else None)
 
     @property
     def teacher(self) -> nn.Module:
-        """nn.Module: The frozen teacher network."""
-        return self.frozen_teacher.network
+        """nn.Module: The frozen teacher network, if there is one teacher."""
+        if len(self.teachers) > 1:
+            # No AttributeError: after one, torch would look for a teacher of the student.
+            raise RuntimeError('there are several teachers: use model.teachers[name].network, of '
+                               f'{", ".join(map(repr, self.teachers))}')
+        return next(iter(self.teachers.values())).network
 
     @same_on_all_ranks()
     def init_weights(self) -> None:
@@ -131,17 +132,20 @@ class AvatarDistiller(StudentModel):
         """
         if self.is_init:
             return
-        if not self.teacher.is_init:
-            # Otherwise a deepcopy of this model, which shares the teacher, has loaded it.
-            with preserve_rng():
-                self.frozen_teacher.load()
+        problems = ConfigProblems()
+        for teacher in self.teachers.values():
+            if not teacher.network.is_init:
+                # Otherwise a deepcopy of this model, which shares the teacher, has loaded it.
+                with problems.under(''), preserve_rng():
+                    teacher.load()
+        problems.raise_if_any()
         try:
             self.student.init_weights()
         except ConfigError as error:
             raise ConfigError([f'model.student: {problem}' for problem in error.problems],
                               error.on_all_ranks) from error
-        if self._inherit:
-            inherit(self.student, self.teacher, self._inherit)
+        for name, parts in self._inherit.items():
+            inherit(self.student, self.teachers[name].network, parts)
         with preserve_rng():
             for module in self.distiller.modules():
                 if isinstance(module, BaseModule) and not module.is_init:
@@ -150,7 +154,8 @@ class AvatarDistiller(StudentModel):
 
     def _apply(self, *args: Any, **kwargs: Any) -> AvatarDistiller:
         super()._apply(*args, **kwargs)
-        self.frozen_teacher.follow(*args, **kwargs)
+        for teacher in self.teachers.values():
+            teacher.follow(*args, **kwargs)
         return self
 
     @torch.compiler.disable(recursive=False)
@@ -193,9 +198,14 @@ class AvatarDistiller(StudentModel):
         losses = {
             name: task(maps[name].student, maps[name].teacher, data_samples, maps[name].upstream)
             if name in maps else _no_loss(task, inputs) for name, task in self.distiller.items()}
-        named = {f"the {side}'s tap {getattr(self.taps[name], side)!r} (map {level})": feature
-                 for name, of_task in maps.items() for side in ('student', 'teacher')
-                 for level, feature in enumerate(getattr(of_task, side))}
+        named = {}
+        for name, of_task in maps.items():
+            pair = self.taps[name]
+            for side, tap, features in (
+                    ('student', pair.student, of_task.student),
+                    (self.teachers[pair.of].label, pair.teacher, of_task.teacher)):
+                named.update({f"the {side}'s tap {tap!r} (map {level})": feature
+                              for level, feature in enumerate(features)})
         named.update({f'the loss of task {name!r}': losses[name] for name in maps})
         found = _find_nonfinite(named) if named else []
         if found and not self._is_forgiven(found, inputs):
@@ -230,10 +240,10 @@ class AvatarDistiller(StudentModel):
     @torch.compiler.disable(recursive=False)
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
                          mode: str) -> tuple[Any, dict[str, TaskMaps]]:
-        """Run the student, and the teacher up to the taps of the tasks.
+        """Run the student, and each teacher up to the taps of its tasks.
 
         Args:
-            tasks (Iterable[str]): Names of tasks; for none the teacher does not run.
+            tasks (Iterable[str]): Names of tasks; a teacher of none does not run.
             inputs (Tensor): Images, as in :meth:`forward`.
             data_samples (list, optional): Their data samples.
             mode (str): ``'loss'`` or ``'tensor'``.
@@ -242,9 +252,11 @@ class AvatarDistiller(StudentModel):
             tuple[Any, dict[str, TaskMaps]]: What the student returns, and the maps of each task.
         """
         pairs = {name: self.taps[name] for name in tasks}
-        if pairs:
-            # First, while the student holds no activations for its backward pass.
-            dense = self.frozen_teacher.run(pairs.values(), inputs, data_samples)
+        of_teachers = {pair.of: [other for other in pairs.values() if other.of == pair.of]
+                       for pair in pairs.values()}
+        # First, while the student holds no activations for its backward pass.
+        dense = {name: self.teachers[name].run(own, inputs, data_samples)
+                 for name, own in of_teachers.items()}
         # All taps, also those of tasks that rest: a compiled module does not notice later ones.
         with tap_student(self.student, self.taps.values()) as taps, \
                 explain_bfloat16(self.student):
@@ -252,7 +264,9 @@ class AvatarDistiller(StudentModel):
         if not pairs:
             return outputs, {}
         check_gradient(pairs, taps)
-        taught = self.frozen_teacher.maps(pairs.values(), dense, taps)
+        taught: dict[TapPair, tuple[list[Tensor], UpstreamAvatars | None]] = {}
+        for name, own in of_teachers.items():
+            taught.update(self.teachers[name].maps(own, dense[name], taps))
         return outputs, {name: TaskMaps(taps.features[pair.student], *taught[pair])
                          for name, pair in pairs.items()}
 

@@ -14,7 +14,8 @@ from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
 from ..utils.rng import mix_seed
 from .upstream_avatars import UpstreamAvatars
 
-_KEYS = ('tap', 'student_tap', 'teacher_tap', 'perturb_at', 'levels', 'adapter', 'resize', 'loss')
+_KEYS = ('tap', 'student_tap', 'teacher_tap', 'teacher', 'perturb_at', 'levels', 'adapter',
+         'resize', 'loss')
 
 
 class TaskMaps(NamedTuple):

@@ -12,6 +12,7 @@ from ..utils.errors import ConfigError, ConfigProblems
 from .distill_task import TaskMaps
 from .tap_pair import TapPair, dense_taps, perturbed_modules, run_roi_heads, tap_student
 from .taps import FeatureTaps, forward_to_taps
+from .teacher import Teacher, teacher_key
 from .upstream_avatars import upstream_avatars
 
 # Large enough for five FPN levels and for pyramid pooling.
@@ -52,7 +53,7 @@ def _is_size(value: Any) -> bool:
 
 @torch.no_grad()
 def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair],
-            problems: ConfigProblems) -> dict[str, TaskMaps]:
+            problems: ConfigProblems, key: str = 'model.teacher') -> dict[str, TaskMaps]:
     """Run student and teacher on a black image, and return their maps by task.
 
     Tasks with unreadable taps are left out, and their problems are added to ``problems``.
@@ -62,7 +63,7 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
         return maps
     with problems.under(''):
         student_taps, teacher_taps, roi_taps = on_small_image(
-            partial(_run_to_taps, student, teacher, pairs.values()), student, teacher)
+            partial(_run_to_taps, student, teacher, pairs.values(), key), student, teacher)
         for name, pair in pairs.items():
             with problems.under(f'model.distill.{name}'):
                 taps_there = roi_taps.get(pair, teacher_taps)
@@ -79,17 +80,30 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
     return maps
 
 
+def dry_run_tasks(student: BaseModel, teachers: Mapping[str, Teacher],
+                  pairs: Mapping[str, TapPair], problems: ConfigProblems
+                  ) -> dict[str, TaskMaps]:
+    """Make the :func:`dry_run` of the tasks of each teacher."""
+    maps: dict[str, TaskMaps] = {}
+    for name, teacher in teachers.items():
+        own = {task: pair for task, pair in pairs.items() if pair.of == name}
+        key = teacher_key(teacher.name, 'cfg')
+        maps.update(dry_run(student, teacher.network, own, problems, key))
+    return maps
+
+
 def _run_to_taps(
-        student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair], size: tuple[int, int],
+        student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair], key: str,
+        size: tuple[int, int],
 ) -> tuple[FeatureTaps, FeatureTaps, dict[TapPair, FeatureTaps]]:
     image, samples = torch.zeros(1, 3, *size), dry_run_samples(student, 1, size)
     student_taps = tap_student(student, pairs)
     teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs), inputs_of=perturbed_modules(
         [pair for pair in pairs if not pair.branches]))
     problems = ConfigProblems()
-    for side, network, taps in (('student', student, student_taps),
-                                ('teacher', teacher, teacher_taps)):
-        with problems.attempt(f'model.{side}: fails on a small image'), taps:
+    for where, network, taps in (('model.student', student, student_taps),
+                                 (key, teacher, teacher_taps)):
+        with problems.attempt(f'{where}: fails on a small image'), taps:
             forward_to_taps(network, taps.features, image, samples)
     problems.raise_if_any()
     return student_taps, teacher_taps, run_roi_heads(teacher, pairs, teacher_taps, student_taps)

@@ -43,7 +43,7 @@ class MaskTokenLearner(BaseModel):
 
     Attributes:
         teacher (nn.Module): The frozen teacher network.
-        frozen_teacher (Teacher): The teacher with its checkpoint.
+        teachers (dict[str, Teacher]): The teacher with its checkpoint, as ``'teacher'``.
     """
 
     def __init__(self, teacher: str | dict, teacher_ckpt: str | None = 'auto', tap: str = 'neck',
@@ -53,15 +53,16 @@ class MaskTokenLearner(BaseModel):
             problems.add(f'model.num_tokens={num_tokens!r}: must be an integer >= 1, e.g. 6')
         with problems.under('model'):
             check_numbers(not_negative=dict(dice_weight=dice_weight))
-        with problems.under('model'):
-            teacher_ckpt = find_teacher_ckpt(teacher, teacher_ckpt)
         with problems.under('model.teacher'), preserve_rng():
             network = build_network(teacher)
+            with problems.under('model.teacher_ckpt'):
+                teacher_ckpt = find_teacher_ckpt(teacher, teacher_ckpt)
             with problems.under('model'):
                 channels = _channels(network, tap)
         problems.raise_if_any()
         super().__init__(data_preprocessor=network.data_preprocessor)
-        self.frozen_teacher = Teacher(network, network.data_preprocessor, teacher_ckpt)
+        self.teachers = dict(
+            teacher=Teacher(network, network.data_preprocessor, teacher_ckpt))
         self.tap = tap
         self.dice_weight = dice_weight
         # The name is that of the authors' code, whose files MasKDLoss can read.
@@ -71,18 +72,18 @@ class MaskTokenLearner(BaseModel):
     @property
     def teacher(self) -> BaseModel:
         """BaseModel: The frozen teacher network."""
-        return self.frozen_teacher.network
+        return self.teachers['teacher'].network
 
     @same_on_all_ranks()
     def init_weights(self) -> None:
         """Load the teacher; its tokens keep the values that they were built with."""
         with preserve_rng():
-            self.frozen_teacher.load()
+            self.teachers['teacher'].load()
         self.is_init = True
 
     def _apply(self, *args: Any, **kwargs: Any) -> MaskTokenLearner:
         super()._apply(*args, **kwargs)
-        self.frozen_teacher.follow(*args, **kwargs)
+        self.teachers['teacher'].follow(*args, **kwargs)
         return self
 
     def forward(self, inputs: Tensor, data_samples: list | None = None,

@@ -49,12 +49,14 @@ class TapPair(NamedTuple):
             which the taps are. Defaults to None, outside RoI heads.
         perturb_at (str, optional): Dotted path of the teacher's module whose input is perturbed.
             Defaults to None, the tap itself is perturbed.
+        of (str): Name of the teacher. Defaults to ``'teacher'``.
     """
 
     student: str
     teacher: str
     branches: tuple[RoIBranch, RoIBranch] | None = None
     perturb_at: str | None = None
+    of: str = 'teacher'
 
 
 def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str],

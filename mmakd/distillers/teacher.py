@@ -40,15 +40,18 @@ class Teacher:
         precision (torch.dtype, optional): Autocast type of its forward pass; float32 turns
             autocast off. Defaults to None, that of the student's step. In bfloat16 the layers of
             ``mmcv.ops`` run in float32.
+        name (str, optional): Its name in the config. Defaults to None.
     """
 
     def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
                  checkpoint: str | None, strict: bool = True,
-                 precision: torch.dtype | None = None) -> None:
+                 precision: torch.dtype | None = None, name: str | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.strict = strict
         self.precision = precision
+        self.name = name
+        self.label = 'teacher' if name is None else f'teacher.{name}'
         self._student_preprocessor = student_preprocessor
         self._same_normalization = same_normalization(student_preprocessor,
                                                       network.data_preprocessor)
@@ -63,7 +66,7 @@ class Teacher:
     def load(self) -> None:
         """Load the weights; all models that share the network then see ``network.is_init``."""
         if self.checkpoint is not None:
-            load_teacher_checkpoint(self.network, self.checkpoint, self.strict)
+            load_teacher_checkpoint(self.network, self.checkpoint, self.strict, self.name)
         self.network.is_init = True
 
     def follow(self, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +136,15 @@ class Teacher:
             yield
 
 
-def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True) -> None:
+def teacher_key(teacher: str | None, option: str) -> str:
+    """Return the key of an option of a teacher, by its name: of ``'cfg'``, ``'ckpt'`` etc."""
+    if teacher is None:
+        return 'model.teacher' if option == 'cfg' else f'model.teacher_{option}'
+    return f'model.teacher.{teacher}.{option}'
+
+
+def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True,
+                            teacher: str | None = None) -> None:
     """Load a checkpoint into a teacher, matched key by key.
 
     Args:
@@ -142,11 +153,12 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
             be a teacher.
         strict (bool): Whether missing and unexpected keys are an error, not a warning. Defaults
             to True.
+        teacher (str, optional): The teacher's name in the config. Defaults to None.
 
     Raises:
         ConfigError: If the file is missing, damaged, not a checkpoint, or of another model.
     """
-    key = f'model.teacher_ckpt={str(checkpoint)!r}'
+    key = f'{teacher_key(teacher, "ckpt")}={str(checkpoint)!r}'
     state_dict = read_state_dict(str(checkpoint), key)
     for name in [name for name in state_dict if name.startswith('distiller.')]:
         del state_dict[name]
@@ -156,11 +168,12 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
         message = (f'{key}: does not fit the teacher ({type(model).__name__}): {problem}. Name '
                    'the checkpoint of this very config')
         if strict:
-            raise ConfigError(f'{message}, or set teacher_strict=False to load what fits')
+            strict_key = teacher_key(teacher, 'strict').removeprefix('model.')
+            raise ConfigError(f'{message}, or set {strict_key}=False to load what fits')
         print_log(message, 'current', level=logging.WARNING)
         own = model.state_dict()
         for name in [name for name, value in state_dict.items()
                      if name not in own or own[name].shape != value.shape]:
             del state_dict[name]
     model.load_state_dict(state_dict, strict=False)
-    print_log(f'Teacher loaded from {checkpoint}', 'current')
+    print_log(f'Teacher {teacher or ""}'.rstrip() + f' loaded from {checkpoint}', 'current')

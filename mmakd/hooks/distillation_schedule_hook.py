@@ -26,8 +26,8 @@ class DistillationScheduleHook(Hook):
     - for the first ``warmup`` iterations or epochs k = 0, 1, ... after ``begin``, it is multiplied
       by (k + 1) / (``warmup`` + 1).
 
-    While all tasks of a model are off, its teacher does not run, and training is the plain
-    student's. The hook logs ``distill_weight/<task>``.
+    While all tasks of a teacher are off, it does not run. While all tasks are off, training is the
+    plain student's. The hook logs ``distill_weight/<task>``.
 
     Args:
         tasks (Sequence[str], optional): Names of the tasks. Defaults to None, all.

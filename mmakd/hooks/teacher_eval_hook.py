@@ -1,9 +1,10 @@
-"""The teacher's own score."""
+"""The teachers' own scores."""
 import copy
 import hashlib
 import json
 import logging
 import re
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from rich.progress import track
 from torch import nn
 
-from ..utils.errors import ConfigError, ConfigProblems
+from ..distillers.teacher import Teacher
+from ..utils.errors import ConfigError, ConfigProblems, suggest
 from ..utils.references import resolve_model
 from ..utils.rng import preserve_rng
 from .atomic_checkpoint_hook import AtomicLocalBackend
@@ -40,6 +41,8 @@ class TeacherEvalHook(Hook):
     perfect one, or no better than the student's at the first validation. Both use the first metric
     whose name ends in mAP, AP, AP50, mIoU, mDice, mFscore or PQ.
 
+    Of several teachers each is scored on its own and logged as ``teacher.<name>/<metric>``.
+
     The score is cached in a file named by a SHA-256 of everything that it depends on: the
     teacher's weights as loaded, the teacher's config, the config, length and annotations of the
     data set, the batch size and the config of the evaluator. A resumed run, or any run with the
@@ -51,43 +54,58 @@ class TeacherEvalHook(Hook):
     Args:
         cache_dir (str, optional): Folder of the cached scores. Defaults to None,
             ``mmakd/teacher_scores`` in torch hub's folder.
+        teachers (Sequence[str], optional): Names of those of several teachers that are scored;
+            one of another package cannot be. Defaults to None, all.
 
     Attributes:
-        scores (dict[str, float]): The teacher's scores by metric; empty before training.
+        scores (dict[str, dict[str, float]]): The scores by metric of each teacher, ``'teacher'``
+            or ``'teacher.<name>'``; empty before training.
     """
 
     # After RuntimeInfoHook, which notes the student's metrics; before LoggerHook, which reads.
     priority = 'NORMAL'
 
-    def __init__(self, cache_dir: str | None = None) -> None:
+    def __init__(self, cache_dir: str | None = None,
+                 teachers: Sequence[str] | None = None) -> None:
         if cache_dir is not None and (not isinstance(cache_dir, str) or not cache_dir):
             raise ConfigError(f'cache_dir={cache_dir!r}: must be None or the path of a folder')
         self.cache_dir = cache_dir
-        self.scores: dict[str, float] = {}
+        self.teachers = teachers
+        self.scores: dict[str, dict[str, float]] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Raise a :class:`ConfigError` if there is no teacher or no validation."""
+        """Raise a :class:`ConfigError` if there is no teacher, not these, or no validation."""
         if not is_training(runner):
             return
         problems = ConfigProblems()
-        if not isinstance(getattr(unwrapped_model(runner), 'teacher', None), BaseModel):
+        known = getattr(unwrapped_model(runner), 'teachers', {})
+        if not known:
             problems.add('TeacherEvalHook: the model has no teacher; remove the hook or train '
                          "model=dict(type='AvatarDistiller', ...)")
         elif 'teacher' not in runner.cfg.get('model', {}):
             problems.add("TeacherEvalHook: the runner's config has no model.teacher; build the "
                          'runner by Runner.from_cfg')
+        elif self.teachers is not None and (isinstance(self.teachers, str) or
+                                            not set(self.teachers) <= set(known)):
+            problems.add(f'TeacherEvalHook.teachers={self.teachers!r}: must be None or a list of '
+                         f'names of teachers; {suggest("", known)}')
         if runner.val_loop is None or not runner.cfg.get('val_evaluator'):
             problems.add('TeacherEvalHook: the config has no validation; remove the hook or give '
                          'val_cfg, val_dataloader and val_evaluator')
         problems.raise_if_any()
 
     def before_train(self, runner: Runner) -> None:
-        """Read the teacher's scores from the cache, or evaluate it.
+        """Read the teachers' scores from the cache, or evaluate them.
 
         Raises:
-            ConfigError: If the teacher's predictions do not fit the evaluator.
+            ConfigError: If a teacher's predictions do not fit the evaluator.
         """
-        teacher = unwrapped_model(runner).teacher
+        teachers: Any = unwrapped_model(runner).teachers
+        for name, teacher in teachers.items():
+            if self.teachers is None or name in self.teachers:
+                self.scores[teacher.label] = self._score(runner, teacher)
+
+    def _score(self, runner: Runner, teacher: Teacher) -> dict[str, float]:
         folder = Path(self.cache_dir or Path(torch.hub.get_dir(), 'mmakd', 'teacher_scores'))
         found: list[Any] = [None]
         if is_main_process():
@@ -97,34 +115,33 @@ class TeacherEvalHook(Hook):
         broadcast_object_list(found)
         source = ' (cached)'
         if found[0] is None:
-            print_log('Evaluating the teacher on the validation set', 'current')
+            print_log(f'Evaluating the {teacher.label} on the validation set', 'current')
             found, source = [_evaluate(runner, teacher)], ''
             if is_main_process():
-                save_scores(path, found[0], teacher_ckpt=runner.cfg.model.get('teacher_ckpt'))
-        self.scores = found[0]
-        listed = ', '.join(f'{metric}: {score:.4f}' for metric, score in self.scores.items())
-        print_log(f"The teacher's score{source}: {listed or 'none'}", 'current')
-        main = self._main_metric()
-        if not self.scores:
-            _warn('The teacher has no score: it finds nothing at all, or val_evaluator only '
-                  'writes files')
-        elif main and not self.scores[main] > 0.01 * _PERFECT[_kind(main)]:
-            _warn(f'The teacher scores next to nothing ({main}: {self.scores[main]:.4f})')
+                save_scores(path, found[0], teacher_ckpt=teacher.checkpoint)
+        scores = found[0]
+        listed = ', '.join(f'{metric}: {score:.4f}' for metric, score in scores.items())
+        print_log(f"The {teacher.label}'s score{source}: {listed or 'none'}", 'current')
+        main = _main_metric(scores)
+        if not scores:
+            _warn(f'The {teacher.label} has no score: it finds nothing at all, or val_evaluator '
+                  'only writes files')
+        elif main and not scores[main] > 0.01 * _PERFECT[_kind(main)]:
+            _warn(f'The {teacher.label} scores next to nothing ({main}: {scores[main]:.4f})')
+        return scores
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Log the teacher's scores, and compare them with the student's first ones."""
+        """Log the teachers' scores, and compare them with the student's first ones."""
         hub = runner.message_hub
-        for metric, score in self.scores.items():
-            hub.update_scalar(f'val/teacher/{metric}', score)
-        main = self._main_metric()
-        # The hub's history comes back with a resumed training.
-        if (main and metrics and main in metrics and not self.scores[main] > metrics[main]
-                and len(hub.get_scalar(f'val/teacher/{main}').data[0]) == 1):
-            _warn(f'The teacher ({main}: {self.scores[main]:.4f}) is no better than the student '
-                  f'at its first validation ({metrics[main]:.4f})')
-
-    def _main_metric(self) -> str | None:
-        return next((metric for metric in self.scores if _kind(metric) in _PERFECT), None)
+        for label, scores in self.scores.items():
+            for metric, score in scores.items():
+                hub.update_scalar(f'val/{label}/{metric}', score)
+            main = _main_metric(scores)
+            # The hub's history comes back with a resumed training.
+            if (main and metrics and main in metrics and not scores[main] > metrics[main]
+                    and len(hub.get_scalar(f'val/{label}/{main}').data[0]) == 1):
+                _warn(f'The {label} ({main}: {scores[main]:.4f}) is no better than the student '
+                      f'at its first validation ({metrics[main]:.4f})')
 
 
 def digest(network: nn.Module, *settings: Any) -> str:
@@ -158,6 +175,10 @@ def save_scores(path: Path, scores: dict[str, float], **notes: Any) -> None:
         print_log(f'The scores are not kept: {error}', 'current', level=logging.WARNING)
 
 
+def _main_metric(scores: dict[str, float]) -> str | None:
+    return next((metric for metric in scores if _kind(metric) in _PERFECT), None)
+
+
 def _kind(metric: str) -> str:
     return re.split('[/_]', metric)[-1]
 
@@ -166,20 +187,21 @@ def _warn(message: str) -> None:
     print_log(f'{message}. Perhaps {_CAUSES}.', 'current', level=logging.WARNING)
 
 
-def _score_name(runner: Runner, teacher: BaseModel) -> str:
+def _score_name(runner: Runner, teacher: Teacher) -> str:
+    cfg = runner.cfg.model.teacher
+    cfg = cfg if teacher.name is None else cfg[teacher.name].cfg
     dataset = runner.val_dataloader.dataset
     info = getattr(dataset, 'get_data_info', None)
     annotations = [info(i) for i in range(len(dataset))] if info else []
-    return digest(teacher, resolve_model(runner.cfg.model.teacher),
-                  runner.cfg.val_dataloader.dataset, runner.val_dataloader.batch_size,
-                  len(dataset), annotations, getattr(dataset, 'metainfo', None),
-                  runner.cfg.val_evaluator)
+    return digest(teacher.network, resolve_model(cfg), runner.cfg.val_dataloader.dataset,
+                  runner.val_dataloader.batch_size, len(dataset), annotations,
+                  getattr(dataset, 'metainfo', None), runner.cfg.val_evaluator)
 
 
 @torch.no_grad()
-def _evaluate(runner: Runner, teacher: BaseModel) -> dict[str, float]:
+def _evaluate(runner: Runner, teacher: Teacher) -> dict[str, float]:
     # Tells its data preprocessor too, which the model's own ``to`` does not reach.
-    teacher.to(next(teacher.parameters()).device)
+    network = teacher.network.to(next(teacher.network.parameters()).device)
     # A copy, so that the student's validation starts its own worker processes, and the draw of
     # their seed from the global stream stays where it was.
     dataloader = copy.copy(runner.val_dataloader)
@@ -187,13 +209,14 @@ def _evaluate(runner: Runner, teacher: BaseModel) -> dict[str, float]:
         evaluator = runner.build_evaluator(runner.cfg.val_evaluator)
         evaluator.dataset_meta = getattr(dataloader.dataset, 'metainfo', None)
         try:
-            for batch in track(dataloader, 'Evaluating the teacher',
+            for batch in track(dataloader, f'Evaluating the {teacher.label}',
                                disable=not is_main_process()):
-                evaluator.process(data_samples=teacher.val_step(batch), data_batch=batch)
+                evaluator.process(data_samples=network.val_step(batch), data_batch=batch)
             metrics = evaluator.evaluate(len(dataloader.dataset))
         except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                'TeacherEvalHook: the teacher cannot be evaluated on the validation set '
+                f'TeacherEvalHook: the {teacher.label} cannot be evaluated on the validation set '
                 f'({type(error).__name__}: {error}). Perhaps {_CAUSES}; set that right, or remove '
-                'the hook where the teacher need not predict these classes') from error
+                'the hook where the teacher need not predict these classes; of several teachers, '
+                'teachers=[...] names those to evaluate') from error
     return {metric: float(score) for metric, score in metrics.items() if isinstance(score, Real)}

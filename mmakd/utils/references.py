@@ -62,18 +62,15 @@ def find_checkpoint(reference: str) -> str:
     """Find the address of the checkpoint that a package's metafile names for a reference.
 
     Raises:
-        ConfigError: If the metafile names none.
+        ConfigError: If there is no such config, or the metafile names none.
     """
-    try:
-        path = find_config(reference)
-    except ConfigError as error:
-        raise ConfigError(f'teacher={reference!r}: {error}') from error
+    path = find_config(reference)
     name = reference.split('::')[1]
     for metafile in sorted(path.parent.glob('metafile.y*ml')):
         for model in load(metafile).get('Models', []):
             if model.get('Config', '').endswith(f'configs/{name}') and model.get('Weights'):
                 return model['Weights']
-    raise ConfigError(f"teacher_ckpt='auto': the metafile beside {reference!r} names no weights; "
+    raise ConfigError(f"='auto': the metafile beside {reference!r} names no weights; "
                       'give the path or the URL of a checkpoint')
 
 

@@ -24,7 +24,7 @@ def network(**numbers):
 def check(train=('a', 'b', 'c'), checkpoint=(), networks=None, **more):
     findings = ConfigProblems()
     metainfo = dict(train=dict(classes=train, palette=[[0, 0, 0]] * 3), **more)
-    check_classes(metainfo, networks or {}, dict(checkpoint), findings)
+    check_classes(metainfo, networks or {}, dict(teacher=dict(checkpoint)), findings)
     return findings
 
 
@@ -48,6 +48,16 @@ def test_student_teacher_and_plain_model():
     assert len(findings.problems) == 1
     assert check(networks=dict(model=network(decode_head=2))).problems[0].startswith(
         'model.decode_head.num_classes=2: ')
+
+
+def test_each_of_several_teachers():
+    nets = {'teacher.big': network(bbox_head=3), 'teacher.other': network(bbox_head=5)}
+    findings = ConfigProblems()
+    check_classes(dict(train=dict(classes=['a', 'b', 'c'])), nets,
+                  {'teacher.big': dict(classes=['a', 'b']), 'teacher.other': {}}, findings)
+    assert [text.split(': ')[0] for text in findings.warnings] == [
+        'model.teacher.other.cfg.bbox_head.num_classes=5', 'model.teacher.big.ckpt']
+    assert findings.problems == []
 
 
 def test_box_heads_of_panoptic_data():
@@ -81,5 +91,6 @@ def test_classes_must_be_a_list():
 
 def test_nothing_known_nothing_said():
     findings = ConfigProblems()
-    check_classes({}, dict(student=network(bbox_head=4)), dict(classes=None), findings)
+    check_classes({}, dict(student=network(bbox_head=4)), dict(teacher=dict(classes=None)),
+                  findings)
     assert findings.problems == findings.warnings == []

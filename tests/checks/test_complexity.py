@@ -11,6 +11,7 @@ from mmakd.checks.complexity import (
     measure_teacher,
 )
 from mmakd.checks.inspection import inspect_config
+from tests.conftest import ROOT, TOY
 from tests.distillers.small_beit import beit
 
 
@@ -59,11 +60,23 @@ def test_frozen_parameters_are_not_learned():
 def test_the_teacher_runs_only_to_its_deepest_tap(model, kind):
     distiller = model(kind)
     whole = measure_network(distiller.teacher).flops
-    teaching = measure_teacher(distiller, (128, 128))
+    teaching = measure_teacher(distiller, 'teacher', (128, 128))
     if kind == 'det':  # tapped at the neck, before the head
         assert 0 < teaching < whole
     else:  # tapped at the last layer
         assert teaching == whole
+
+
+def test_each_of_several_teachers_runs_to_its_own_deepest_tap(model):
+    one = model('det')
+    cfg = dict(cfg=str(ROOT / TOY['det'].format('teacher')), ckpt=None)
+    task = dict(tap='backbone.layer1', teacher='other', loss=dict(type='FeatureMSELoss'))
+    two = model('det', **{
+        'model.teacher': dict(_delete_=True, big=cfg, other=cfg), 'model.teacher_ckpt': 'auto',
+        'model.distill.fpn.teacher': 'big', 'model.distill.early': task})
+    size = (128, 128)
+    assert measure_teacher(two, 'big', size) == measure_teacher(one, 'teacher', size)
+    assert measure_teacher(two, 'other', size) == count_flops(one.teacher, ['backbone'], size)
 
 
 def test_both_are_measured_on_what_both_take(toy):
@@ -78,4 +91,4 @@ def test_both_are_measured_on_what_both_take(toy):
     student = MODELS.build(cfg.model.student)
     assert complexities[0].flops == measure_network(student, (64, 64)).flops
     assert complexities[0].flops < measure_network(student).flops
-    assert found.teacher_flops == complexities[1].flops
+    assert found.teacher_flops == dict(teacher=complexities[1].flops)

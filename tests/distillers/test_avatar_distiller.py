@@ -303,7 +303,7 @@ def test_any_tap_and_any_loss(toy, loss, tap):
 
 def test_data_samples_may_carry_no_shape(model):
     distiller = model('seg')
-    taps = distiller.frozen_teacher.run(distiller.taps.values(), torch.randn(1, 3, 64, 64),
+    taps = distiller.teachers['teacher'].run(distiller.taps.values(), torch.randn(1, 3, 64, 64),
                                         [BaseDataElement()])
     assert set(taps.features) == {'decode_head.conv_seg'}
 

@@ -29,7 +29,7 @@ def test_the_parts_are_the_checkpoints(distiller, tmp_path):
              for key, value in source.state_dict().items()}
     save_checkpoint(dict(state_dict=state), str(tmp_path / 'teacher.pth'))
     model = distiller(['neck.fpn_convs', 'bbox_head'])
-    model.frozen_teacher.checkpoint = str(tmp_path / 'teacher.pth')
+    model.teachers['teacher'].checkpoint = str(tmp_path / 'teacher.pth')
     model.init_weights()
     own = model.student.state_dict()
     for key, value in own.items():

@@ -261,6 +261,6 @@ def test_published_weights_are_found(toy):
     init_default_scope('mmdet')
     name = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
     model = MODELS.build(dict(type='MaskTokenLearner', teacher=name))
-    assert model.frozen_teacher.checkpoint.startswith('https://')
+    assert model.teachers['teacher'].checkpoint.startswith('https://')
     assert len(model.mask_modules) == 5
     assert type(model.teacher) is type(build_network(name))

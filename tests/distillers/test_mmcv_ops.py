@@ -43,7 +43,7 @@ def batch(model):
 def neck(model, dtype=None):
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.autocast('cpu', dtype, enabled=dtype is not None):
-        taps = model.frozen_teacher.run(model.taps.values(), images, None)
+        taps = model.teachers['teacher'].run(model.taps.values(), images, None)
     return taps.features['neck']
 
 

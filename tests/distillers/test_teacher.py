@@ -16,7 +16,7 @@ def features(distiller, inputs=None):
     """What the teacher gives at the taps of all tasks."""
     if inputs is None:
         inputs = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    taps = distiller.frozen_teacher.run(distiller.taps.values(), inputs, None)
+    taps = distiller.teachers['teacher'].run(distiller.taps.values(), inputs, None)
     return [feature for maps in taps.features.values() for feature in maps]
 
 
@@ -72,7 +72,7 @@ def test_images_are_normalised_the_teachers_way(toy):
     seen = []
     handle = distiller.teacher.backbone.register_forward_pre_hook(
         lambda module, args: seen.append(args[0]))
-    distiller.frozen_teacher.run(distiller.taps.values(), **student)
+    distiller.teachers['teacher'].run(distiller.taps.values(), **student)
     handle.remove()
     torch.testing.assert_close(seen[0], teacher['inputs'], rtol=1e-4, atol=1e-3)
     assert not seen[0][1, :, 40:].any() and not seen[0][1, :, :, 50:].any()

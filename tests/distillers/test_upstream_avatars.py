@@ -240,7 +240,7 @@ def test_roi_heads(tap, perturb_at):
 @pytest.mark.parametrize('precision', [None, torch.bfloat16, torch.float32], ids=str)
 def test_precision_is_that_of_the_teacher(build, precision, autocast):
     distiller = build('seg', 'decode_head.conv_seg', **CONV_SEG)
-    distiller.frozen_teacher.precision = precision
+    distiller.teachers['teacher'].precision = precision
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         task, maps = step(distiller)
         with torch.autocast('cpu', enabled=False):

@@ -246,6 +246,46 @@ def test_what_changes_the_score_is_evaluated_anew(short, train, evaluations):
     assert not run()
 
 
+def test_several_teachers_are_each_scored_and_cached(short, train, evaluations):
+    def run(**changes):
+        del evaluations[:]
+        cfg = short('seg', **EVAL)
+        del cfg.model['teacher_ckpt']
+        cfg.model.teacher = {name: dict(cfg=dict(cfg=cfg.model.teacher), ckpt=f'{name}.pth')
+                             for name in ('big', 'other')}
+        cfg.model.distill.logits.teacher = 'big'
+        cfg.model.distill.more = dict(cfg.model.distill.logits, teacher='other')
+        cfg.merge_from_dict(changes)
+        runner = train(cfg)
+        scores = {name: {metric.split('/')[-1]: buffer.data[0].tolist() for metric, buffer in
+                         runner.message_hub.log_scalars.items()
+                         if metric.startswith(f'val/teacher.{name}/')}
+                  for name in ('big', 'other')}
+        of = [name for name, teacher in runner.model.teachers.items()
+              if any(network is teacher.network for network in evaluations)]
+        return scores, of, log_text(runner)
+
+    expected = {}
+    for seed, name in enumerate(('big', 'other')):
+        alone = short('seg', 'teacher', randomness=dict(seed=seed))
+        runner = Runner.from_cfg(alone)
+        save_checkpoint(dict(state_dict=runner.model.state_dict()), f'{name}.pth')
+        expected[name] = {key: [value] for key, value in runner.val().items()}
+    assert expected['big'] != expected['other']
+
+    scores, of, text = run()
+    assert scores == expected and of == ['big', 'other']
+    assert "The teacher.big's score: aAcc: " in text and "The teacher.other's score: aAcc" in text
+    assert run()[:2] == (expected, [])
+    slide = dict(mode='slide', crop_size=(64, 64), stride=(64, 64))
+    assert run(**{'model.teacher.other.cfg.test_cfg': slide})[1] == ['other']
+    scores, of, _ = run(**{'default_hooks.teacher_eval.teachers': ['other']})
+    assert (scores, of) == (dict(expected, big={}), [])
+    with pytest.raises(ConfigError, match=(
+            rf"{KEY}\.teachers=\['bgi'\]: must be None or a list of names .*'big', 'other'")):
+        run(**{'default_hooks.teacher_eval.teachers': ['bgi']})
+
+
 def test_damaged_file_is_written_anew(short, train, evaluations):
     scores = logged_scores(train(short('seg', **EVAL)))
     file, = Path('cache').iterdir()

@@ -1,4 +1,5 @@
 """tools/check_config.py on real configs, sound and broken."""
+import re
 import socket
 import sys
 from pathlib import Path
@@ -303,6 +304,38 @@ def test_unlike_images_are_shown(check):
     assert 'padding to multiples of 32 to multiples of 8' in rows
     assert not any(row.startswith('std') for row in rows)
     assert 'the teacher gets its own mean, std and channel order' in ' '.join(output.split())
+
+
+def test_several_teachers(check, child):
+    status, output = check(child(
+        DET, "model = dict(teacher_ckpt='auto', teacher=dict(_delete_=True,",
+        f"    big=dict(cfg={str(ROOT / 'configs/det/toy/teacher_retinanet_shapes.py')!r},",
+        "             ckpt='gone.pth'),",
+        f"    other=dict(cfg={str(ROOT / 'configs/seg/toy/teacher_pspnet_shapes.py')!r},",
+        '               ckpt=None)),',
+        "    distill=dict(fpn=dict(teacher='big'), early=dict(",
+        "        tap='backbone.layer1', teacher='other', loss=dict(type='FeatureMSELoss'))))"))
+    assert status == 0
+    rows = [' '.join(line.split()) for line in output.splitlines()]
+    text = ' '.join(rows)
+    big, other = (next(row for row in rows if row.startswith(f'teacher.{name} '))
+                  for name in ('big', 'other'))
+    assert big.split()[1] == 'RetinaNet' and other.split()[1] == 'EncoderDecoder'
+    assert 'Task fpn at neck of student and teacher.big' in rows
+    assert 'Task early at backbone.layer1 of student and teacher.other' in rows
+    assert "teacher.big's weights: gone.pth (no such file yet)" in rows
+    assert "teacher.other's weights: random" in rows
+    cost = re.search(r'from the FLOPs of each teacher to its deepest tap '
+                     r'\(([0-9.]+) \+ ([0-9.]+) = ([0-9.]+) G\)', text)
+    first, second, total = map(float, cost.groups())
+    assert first > 0 and second > 0 and total == pytest.approx(first + second, abs=0.011)
+    assert 'images of teacher.big student and teacher prepare them alike' in text
+    assert 'teacher.big 6' in text and 'teacher.other 7' in text
+    for warning in (
+            "model.teacher.big.ckpt='gone.pth': no such file yet",
+            'model.teacher.other.ckpt=None: the teacher keeps random weights',
+            'model.teacher.other.cfg.decode_head.num_classes=7: '):
+        assert warning in text
 
 
 def test_data_that_is_there_is_no_warning(check):

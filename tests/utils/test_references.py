@@ -118,7 +118,7 @@ def test_checkpoint_is_the_one_of_the_metafile(reference, name):
 
 
 @pytest.mark.parametrize('reference, message', [
-    ('mmdet::_base_/default_runtime.py', "teacher_ckpt='auto': the metafile beside "),
+    ('mmdet::_base_/default_runtime.py', "='auto': the metafile beside "),
     ('mmdet::retinanet/retinanet_r50_fpn_3x_coco.py', 'ships no such config; did you mean '),
 ])
 def test_missing_checkpoint_is_an_error(reference, message):
