@@ -40,4 +40,4 @@ demo-clean:  ## Remove the drawn data, the runs of the toy configs and the repor
 	rm -rf work_dirs/demo data/shapes $(addprefix work_dirs/,$(TOYS))
 
 bench: $(READY)  ## Time our training step beside MMRazor's; update docs/benchmark.md
-	$(PYTHON_VENV) tools/benchmark_speed.py --growth --out docs/benchmark --report docs/benchmark.md
+	$(PYTHON_VENV) tools/benchmark_speed.py --out docs/benchmark --report docs/benchmark.md

@@ -107,7 +107,8 @@ def test_share_is_that_of_explicit_backward_passes(task, at, toy):
 def test_weight_is_clipped(share, weight, toy, train):
     runner = train(balanced(toy, 'seg', iters=3, share=share, band=1e-6, interval=1))
     assert measured(runner)[1] == [weight] * 3
-    assert runner.model.distiller['logits'].loss_weight == pytest.approx(WEIGHTS['logits'] * weight)
+    weight *= WEIGHTS['logits']
+    assert runner.model.distiller['logits'].loss_weight == pytest.approx(weight)
 
 
 def test_interval_and_logged_loss(toy, train):

@@ -162,7 +162,8 @@ def test_command(script, workspace):
     result = json.loads((workspace / f'out/{name}.json').read_text())
     assert {*result['variants']} == {
         'plain student', 'teacher forward', 'ours, base criterion',
-        *(f'ours, AKD, K = {k}' for k in (1, 2, 4, 8)), 'MMRazor SingleTeacherDistill'}
+        *(f'ours, AKD, K = {k}' for k in (1, 2, 4, 8)),
+        *(f'ours, AKD, K = {k}, upstream' for k in (1, 4)), 'MMRazor SingleTeacherDistill'}
     for measured in result['variants'].values():
         assert len(measured['seconds']) == 2 and min(measured['seconds']) > 0
     assert [*result['left_out']] == ['FpnTeacherDistill']

@@ -31,6 +31,7 @@ from benchmark.variants import MMRAZOR, Variants, make_batch, read_config
 _CUDA_SIZE = dict(mmdet=(800, 1344), mmseg=(512, 1024))
 _CPU_SIZE = (256, 256)
 _AVATARS = (1, 2, 4, 8)
+_UPSTREAM_AVATARS = (1, 4)
 _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 
@@ -73,6 +74,9 @@ def _measure(variants: Variants, args: argparse.Namespace) -> dict[str, dict[str
             partial(variants.base, precision))
     for number in _AVATARS:
         builders[f'ours, AKD, K = {number}'] = partial(variants.akd, number)
+    for number in _UPSTREAM_AVATARS:
+        builders[f'ours, AKD, K = {number}, upstream'] = partial(
+            variants.akd, number, upstream=True)
     for name in MMRAZOR:
         if not variants.why_not_mmrazor(name):
             builders[f'MMRazor {name}'] = partial(variants.mmrazor, name)

@@ -39,7 +39,7 @@ class Target(NamedTuple):
 _TARGETS = (
     Target('base criterion / MMRazor `FpnTeacherDistill`', 'best', _FPN, 'seconds', 0.95, 0.80),
     Target('base criterion / floor', 'best', 'floor', 'seconds', 1.00, 0.90),
-    Target('AKD K = 1 / base criterion', _AKD + '1', _BASE, 'seconds', 1.01, 1.01),
+    Target('AKD K = 1 / base criterion', _AKD + '1', _BASE, 'seconds', 1.02, 1.02),
     Target('AKD K = 8 / AKD K = 1', _AKD + '8', _AKD + '1', 'seconds', 1.05, 1.05),
     Target('peak memory / MMRazor `FpnTeacherDistill`', _BASE, _FPN, 'peak_bytes', 0.95, 0.95),
     Target("checkpoint / plain student's", _AKD + '1', 'plain student', 'checkpoint_bytes', 1.02,

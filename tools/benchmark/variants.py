@@ -152,13 +152,16 @@ class Variants:
             task.loss = _criterion(task.loss)
         return self._ours(cfg)
 
-    def akd(self, num_avatars: int = 1, levels: int | None = None) -> AvatarDistiller:
+    def akd(self, num_avatars: int = 1, levels: int | None = None, upstream: bool = False
+            ) -> AvatarDistiller:
         """Build our distillation by Avatars.
 
         Args:
             num_avatars (int): K. Defaults to 1.
             levels (int, optional): How many of each task's levels, from the first. Defaults to
                 None, the config's.
+            upstream (bool): Whether the input of the tapped module is perturbed, not its output.
+                sigma is sampled where it has no closed form. Defaults to False.
 
         Returns:
             AvatarDistiller: The model.
@@ -168,7 +171,16 @@ class Variants:
             task.loss.num_avatars = num_avatars
             if levels is not None:
                 task.levels = list(range(levels))
-        return self._ours(cfg)
+            if upstream:
+                task.perturb_at = task_taps(task)[1]
+        try:
+            return self._ours(cfg)
+        except ConfigError:
+            if not upstream:
+                raise
+            for task in cfg.distill.values():
+                task.loss.uncertainty = dict(type='AvatarVariance', estimator='sampled')
+            return self._ours(cfg)
 
     def _ours(self, cfg: dict) -> AvatarDistiller:
         model = MODELS.build(cfg)
