@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from ..avatars import AvatarVariance
 from ..distillers import AvatarDistiller
 from ..distillers.dry_run import dry_run_tasks
 from ..losses import UncertaintyFeatureLoss
@@ -94,7 +95,8 @@ def describe_loss(loss: nn.Module) -> str:
     if not isinstance(loss, UncertaintyFeatureLoss):
         return name
     parts = [type(loss.criterion).__name__]
-    if loss.perturbation is not None:
+    has_sigma = loss.uncertainty and isinstance(loss.uncertainty[0], AvatarVariance)
+    if loss.perturbation is not None and (loss.perturb or has_sigma):
         parts.append(type(loss.perturbation).__name__ + (
             f' x {loss.num_avatars}' if loss.perturb else ' (sigma only)'))
     if loss.uncertainty is not None:
@@ -103,6 +105,7 @@ def describe_loss(loss: nn.Module) -> str:
 
 
 def _print_facts(found: Inspection, console: Console) -> None:
+    model: Any = found.model
     facts = {}
     if found.classes:
         facts['classes'] = ', '.join(map(' '.join, found.classes.items()))
@@ -118,6 +121,8 @@ def _print_facts(found: Inspection, console: Console) -> None:
             f'estimate, from the FLOPs of {"each" if several else "the"} teacher to its deepest '
             f'tap ({" + ".join(parts)}{f" = {total / 1e9:.2f}" * several} G) against three times '
             f'those of the student ({student.flops / 1e9:.2f} G)')
+        if any(pair.perturb_at for pair in model.taps.values()):
+            facts['cost'] += '; without the runs of the modules in perturb_at'
     for label, differences in found.images.items():
         facts['images' + f' of {label}' * (label != 'teacher')] = (
             "normalised differently: the teacher gets its own mean, std and channel order, but "

@@ -1,5 +1,5 @@
 """Build networks and tasks from the config of a distiller, and collect all problems."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -57,18 +57,19 @@ def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | No
     return find_checkpoint(reference)
 
 
-def build_teachers(teacher: Any, students: Sequence[BaseModel], problems: ConfigProblems,
+def build_teachers(teacher: Any, student: BaseModel | None, problems: ConfigProblems,
                    **options: Any) -> dict[str, Teacher]:
     """Build the teachers, with random weights.
 
     Args:
         teacher (str | dict): One, or named ones: a dict of dicts without 'type' and 'cfg'.
-        students (Sequence[BaseModel]): The student; empty if it cannot be built.
+        student (BaseModel | None): The student; None if it cannot be built.
         problems (ConfigProblems): Collects the problems.
         **options: ``ckpt``, ``strict`` and ``precision`` of a teacher without a name.
 
     Returns:
-        dict[str, Teacher]: By name; one without a name is ``'teacher'``. None if one is missing.
+        dict[str, Teacher]: By name; one without a name is ``'teacher'``. Empty if any cannot be
+        built.
     """
     cfgs: dict[str | None, dict] = {None: dict(options, cfg=teacher)}
     if isinstance(teacher, dict) and teacher and not {'type', 'cfg'} & set(teacher) and all(
@@ -90,7 +91,7 @@ def build_teachers(teacher: Any, students: Sequence[BaseModel], problems: Config
             given = _TeacherOptions(**{key: cfg[key] for key in _TEACHER_KEYS & set(cfg)})
             with problems.under(teacher_key(name, 'ckpt')):
                 given.ckpt = find_teacher_ckpt(given.cfg, given.ckpt)
-            for student in students:
+            if student is not None:
                 teachers[name or 'teacher'] = Teacher(
                     network, student.data_preprocessor, given.ckpt, given.strict,
                     _PRECISIONS.get(str(given.precision)), name)

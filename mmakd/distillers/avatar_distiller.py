@@ -49,9 +49,11 @@ class AvatarDistiller(StudentModel):
             ``precision`` are as the keys below with ``teacher_``, which one without a name has.
         distill (dict[str, dict]): Named tasks. A task has ``tap`` (a dotted module path, the same
             on both sides) or ``student_tap`` and ``teacher_tap``, and ``loss``; optional are
-            ``levels``, ``adapter`` and ``resize``; see
-            :class:`mmakd.distillers.distill_task.DistillTask`. With several teachers ``teacher``
-            names one.
+            ``levels``, ``adapter`` and ``resize``, see
+            :class:`mmakd.distillers.distill_task.DistillTask`, and ``perturb_at``, a module of the
+            teacher whose input is perturbed instead of the tapped map, see
+            :class:`mmakd.distillers.upstream_avatars.UpstreamAvatars`. With several teachers
+            ``teacher`` names one.
         teacher_ckpt (str, optional): Path or URL of the teacher's weights; ``'auto'`` for those
             that the installed package's metafile names for a ``'mmdet::...'`` or ``'mmseg::...'``
             teacher; None for random weights. Loaded in :meth:`init_weights`. Defaults to
@@ -86,26 +88,26 @@ class AvatarDistiller(StudentModel):
         problems = ConfigProblems()
         problems.problems += [f'model.{problem}' for problem in wrong_types(
             dict(skip_nonfinite=skip_nonfinite), type(self))]
-        students: list[BaseModel] = []
+        network: BaseModel | None = None
         with problems.under('model.student'):
-            students.append(build_network(student, data_preprocessor))
+            network = build_network(student, data_preprocessor)
         with preserve_rng():
             self.teachers = build_teachers(
-                teacher, students, problems, ckpt=teacher_ckpt, strict=teacher_strict,
+                teacher, network, problems, ckpt=teacher_ckpt, strict=teacher_strict,
                 precision=teacher_precision)
         if not isinstance(distill, dict) or not distill:
             problems.add(f'model.distill={distill!r}: expected a dict of named tasks, e.g. '
                          "dict(fpn=dict(tap='neck', loss=dict(type=...)))")
-        elif self.teachers:
+        elif network is not None and self.teachers:
             with preserve_rng():
-                self.taps, tasks = build_tasks(distill, students[0], self.teachers, problems)
+                self.taps, tasks = build_tasks(distill, network, self.teachers, problems)
             with problems.under('model'):
-                self._inherit = inherited_parts(students[0], self.teachers, inherit)
+                self._inherit = inherited_parts(network, self.teachers, inherit)
             with problems.under('model'):
                 check_use(self.teachers, distill, inherit)
         problems.raise_if_any()
         self._has_overflowed = False
-        self.share_tables(students[0])
+        self.share_tables(network)
         self.distiller = tasks
         self._skip_nonfinite = skip_nonfinite
         if skip_nonfinite:

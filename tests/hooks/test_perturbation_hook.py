@@ -59,6 +59,8 @@ class ToyModel(BaseModel):
 
 
 def make_loss(type='DropoutPerturbation', **perturbation):
+    if type == 'DropoutPerturbation':
+        perturbation['fill'] = 'zero'  # the mean of these maps is the map itself
     return dict(type='UncertaintyFeatureLoss', criterion=dict(type='FeatureMSELoss'),
                 perturbation=dict(type=type, **perturbation))
 

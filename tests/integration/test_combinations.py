@@ -41,6 +41,7 @@ FEATURES = dict(
     workers=['0', '2'],
     criterion=['cwd', 'mgd'],
     num_avatars=['1', '3'],
+    place=['tap', 'upstream'],
     schedule=['no', 'schedule'],
     balance=['no', 'balance'],
     score=['no', 'score'])
@@ -103,6 +104,8 @@ TAPS = dict(
     det=dict(fpn='neck'),
     roi=dict(masks='roi_head.mask_head.convs.0', boxes='roi_head.bbox_head.fc_cls'),
     seg=dict(logits='decode_head.conv_seg'))
+UPSTREAM = dict(fpn='neck', masks='roi_head.mask_head', boxes='roi_head.bbox_head.fc_cls',
+                logits='decode_head.conv_seg')
 SCORE = dict(det='coco/bbox_mAP', roi='coco/bbox_mAP', seg='mIoU')
 CRITERIA = dict(cwd=dict(type='ChannelWiseDivergence'), mgd=dict(type='MGDLoss'))
 # Each with two iterations between them.
@@ -206,6 +209,10 @@ def make_config(row, toy, shipped):
         # A divergence over the single position of a vector is none.
         criterion=dict(type='KLDivergence') if name == 'boxes' else CRITERIA[row.criterion]))
         for name, tap in TAPS[kind].items()}
+    if row.place == 'upstream':
+        for name, task in cfg.model.distill.items():
+            task.perturb_at = UPSTREAM[name]
+            task.loss.uncertainty = dict(type='AvatarVariance', estimator='sampled')
 
     if row.precision == 'bfloat16' and row.script == 'stock':
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
