@@ -6,7 +6,7 @@ from mmengine.dist import all_reduce
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..utils.errors import ConfigProblems, check_numbers, is_number
+from ..utils.errors import ConfigError, ConfigProblems, check_numbers, is_number
 from .perturbation import show_settings
 from .uncertainty import Uncertainty
 
@@ -86,11 +86,11 @@ class AvatarVariance(Uncertainty):
         is.
 
         Raises:
-            ValueError: If there is no spread.
+            ConfigError: If there is no spread.
         """
         if spread is None:
-            raise ValueError('these Avatars have no closed form; set '
-                             "uncertainty.estimator='sampled'")
+            raise ConfigError("uncertainty.estimator='closed_form': the perturbation has no "
+                              "closed form (its variance is None); set 'sampled'")
         # Positions differ between ranks.
         positions = feature.new_full((1, ), feature.numel() / feature.size(1))
         sums = torch.cat([spread.expand_as(feature).sum((0, 2, 3)),

@@ -169,13 +169,14 @@ class DistillTask(nn.Module):
         """Run one level once, to find mismatches and to size lazily sized parts."""
         loss = self.losses[index].eval()
         self.adapters[index].eval()
+        # Two images, since some losses need more than one value a channel.
+        of_student, of_teacher = (feature.new_empty(2, *feature.shape[1:]).normal_()
+                                  for feature in (student_map, teacher_map))
+        pair = self._adapt(index, of_student, of_teacher)
         try:
-            # Two images, since some losses need more than one value a channel.
-            of_student, of_teacher = (feature.new_empty(2, *feature.shape[1:]).normal_()
-                                      for feature in (student_map, teacher_map))
-            value = run_loss(loss, *self._adapt(index, of_student, of_teacher), data_samples)
-        except ConfigError:
-            raise
+            value = run_loss(loss, *pair, data_samples)
+        except ConfigError as error:
+            raise ConfigError([f'loss.{problem}' for problem in error.problems]) from error
         except Exception as error:
             raise ConfigError(f'loss: {type(loss).__name__} fails on student maps '
                               f'{tuple(student_map.shape)} and teacher maps '

@@ -163,7 +163,7 @@ def test_sampled_estimate_is_the_mean_square_over_the_avatars_given(dropout):
 
 def test_perturbation_without_closed_form_needs_the_sampled_estimator():
     feature, perturbation = make_batches(1)[0], RandomSign()
-    with pytest.raises(ValueError, match=r"no closed form; .*estimator='sampled'"):
+    with pytest.raises(ConfigError, match=r"^uncertainty\.estimator='closed_form': .*'sampled'"):
         update(AvatarVariance(), feature, perturbation)
     uncertainty = AvatarVariance(estimator='sampled')
     update(uncertainty, feature, perturbation, draw(perturbation, feature, 2))

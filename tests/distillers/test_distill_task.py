@@ -5,6 +5,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmakd  # noqa: F401
+from mmakd.avatars import Perturbation
 from mmakd.distillers import ConvAdapter
 from mmakd.distillers.distill_task import DistillTask, task_taps
 from mmakd.utils.errors import ConfigError
@@ -24,6 +25,14 @@ class NormedAdapter(nn.Sequential):
 @MODELS.register_module()
 class NoModule:
     """Something registered that is no loss at all."""
+
+
+@MODELS.register_module()
+class RandomSign(Perturbation):
+    """Says nothing of its variance."""
+
+    def forward(self, feature, generator=None):
+        return feature + 2 * torch.bernoulli(torch.full_like(feature, 0.5)) - 1
 
 
 @MODELS.register_module()
@@ -191,6 +200,8 @@ def test_unlike_numbers_of_maps_are_named(students, teachers, message):
     (dict(type='mmdet.GIoULoss'), 'loss: GIoULoss fails on student maps (1, 4, 8, 8) and '),
     (dict(AKD, perturbation=dict(type='GaussianNoisePerturbation', std=-1)),
      'loss.perturbation.std=-1: '),
+    (dict(AKD, perturbation=dict(type='RandomSign')),
+     "loss.uncertainty.estimator='closed_form': the perturbation has no closed form"),
     (dict(type='NoModule'), "loss.type='NoModule': is no loss; give e.g. "),
     (dict(type='DropoutPerturbation'), "loss.type='DropoutPerturbation': is no loss; give e.g. "),
     (dict(type='BatchStatistics'), "loss.type='BatchStatistics': is no loss; give e.g. "),

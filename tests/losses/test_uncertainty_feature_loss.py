@@ -192,7 +192,7 @@ def test_sampled_sigma_comes_from_the_very_avatars_compared(maps):
 
 
 def test_perturbation_without_closed_form(maps):
-    with pytest.raises(ValueError, match="estimator='sampled'"):
+    with pytest.raises(ConfigError, match=r"^uncertainty\.estimator='closed_form': .*'sampled'"):
         UncertaintyFeatureLoss(MSE, dict(type='RandomShift'))(*maps)
     loss = UncertaintyFeatureLoss(MSE, dict(type='RandomShift'),
                                   dict(type='AvatarVariance', estimator='sampled'), 50)
