@@ -1,42 +1,15 @@
 """The taps of a task in student and teacher, and how the teacher's RoI heads run."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor, nn
 
 from ..utils.errors import ConfigError, ConfigProblems, suggest
+from .roi_branch import RoIBranch, find_roi_branch
 from .taps import FeatureTaps, check_tap
-
-
-class RoIBranch(NamedTuple):
-    """One branch of the RoI head of a two-stage detector.
-
-    Attributes:
-        kind (str): ``'bbox'`` or ``'mask'``.
-        stage (int, optional): The stage of a cascade; None elsewhere.
-    """
-
-    kind: str
-    stage: int | None
-
-    @property
-    def extractor(self) -> str:
-        """str: Path of the RoI extractor, which is called with feature maps and RoIs (R, 5)."""
-        path = f'roi_head.{self.kind}_roi_extractor'
-        return path if self.stage is None else f'{path}.{self.stage}'
-
-    def run(self, model: Any, feature_maps: Sequence[Tensor], rois: Tensor) -> None:
-        """Run the branch of a detector on maps (N, C, H, W) of the neck and RoIs (R, 5)."""
-        forward = getattr(model.roi_head, f'_{self.kind}_forward')
-        stage = () if self.stage is None else (self.stage, )
-        # RoIs are cast to the type of the maps; bfloat16 would move them by pixels.
-        feature_maps = [feature.float() if feature.dtype == torch.bfloat16 else feature
-                        for feature in feature_maps]
-        forward(*stage, feature_maps, rois)
 
 
 class TapPair(NamedTuple):
@@ -73,7 +46,7 @@ def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str],
     for network, key, tap, side in zip((student, teacher), keys, taps, ('student', 'teacher')):
         with problems.under(''):
             check_tap(network, key, tap, side)
-            branches.append(_find_branch(network, key, tap))
+            branches.append(find_roi_branch(network, key, tap))
     if perturb_at is not None:
         with problems.under(''):
             _check_perturb_at(teacher, perturb_at, taps[1])
@@ -98,25 +71,6 @@ def _check_perturb_at(teacher: BaseModel, perturb_at: str, tap: str) -> None:
     if perturb_at == 'roi_head' or 'roi_extractor' in perturb_at:
         raise ConfigError(f'perturb_at={perturb_at!r}: its input is not the features of RoIs; '
                           "give a head inside roi_head, e.g. 'roi_head.bbox_head'")
-
-
-def _find_branch(model: Any, key: str, tap: str) -> RoIBranch | None:
-    """Find the branch of the RoI head in which a tap lies; None for a tap elsewhere."""
-    head, _, path = tap.partition('.')
-    if head != 'roi_head' or not path:
-        return None
-    kind = 'mask' if path.startswith('mask') else 'bbox'
-    stage = None
-    if isinstance(getattr(model.roi_head, f'{kind}_head'), nn.ModuleList):
-        names = path.split('.')
-        if len(names) < 2:
-            raise ConfigError(f"{key}={tap!r}: a cascade has a list there; name a stage, e.g. "
-                              f"'{tap}.0'")
-        stage = int(names[1])
-    if kind == 'mask' and model.roi_head.share_roi_extractor:
-        raise ConfigError(f'{key}={tap!r}: this mask head takes the features of the box head; '
-                          'tap the box head')
-    return RoIBranch(kind, stage)
 
 
 def tap_student(student: BaseModel, pairs: Collection[TapPair]) -> FeatureTaps:

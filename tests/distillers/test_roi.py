@@ -5,7 +5,7 @@ from mmdet.structures.bbox import bbox2roi
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import MODELS, init_default_scope
 
-from mmakd.distillers.tap_pair import RoIBranch
+from mmakd.distillers.roi_branch import RoIBranch
 from mmakd.utils.errors import ConfigError
 from mmakd.utils.references import resolve_model
 
