@@ -61,7 +61,9 @@ def test_what_counts(make):
 
 VARIANTS = {'K=1': {}, 'K=3': dict(num_avatars=3),
             'sampled': {'num_avatars': 2, 'uncertainty.estimator': 'sampled'},
-            'noise': dict(perturbation=dict(_delete_=True, type='GaussianNoisePerturbation'))}
+            'noise': dict(perturbation=dict(_delete_=True, type='GaussianNoisePerturbation')),
+            'mean': dict(num_avatars=2, target='mean'), 'PKD': dict(
+                num_avatars=2, criterion=dict(_delete_=True, type='PKDLoss'))}
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -73,6 +75,18 @@ def test_a_distilled_step_waits_once_more(task, variant):
     plain = waits(build_model(task, 'student'), task)
     distilled = waits(build_model(task, 'akd-cwd', **changes), task)
     assert (distilled - plain).total() == ADDED and not plain - distilled
+
+
+@pytest.mark.parametrize('task, perturb_at, changes', [
+    ('det', 'neck', {'uncertainty.estimator': 'sampled', 'num_avatars': 2}),
+    ('seg', 'decode_head.conv_seg', dict(num_avatars=2))])
+def test_avatars_from_upstream_cost_no_wait(task, perturb_at, changes):
+    name = next(iter(build_model(task, 'akd-cwd').distiller))
+    changes = {f'model.distill.{name}.loss.{key}': value for key, value in changes.items()}
+    changes[f'model.distill.{name}.perturb_at'] = perturb_at
+    plain = waits(build_model(task, 'student'), task)
+    distilled = waits(build_model(task, 'akd-cwd', **changes), task)
+    assert (distilled - plain).total() == ADDED
 
 
 def test_boxes_cost_fgd_no_wait():
