@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.structures import InstanceData, PixelData
 from mmseg.models.utils import resize
@@ -15,9 +16,10 @@ from mmseg.structures import SegDataSample
 
 from avatar_scores.calibration import CalibrationBins
 from avatar_scores.evaluation import build_subject
-from avatar_scores.outcomes import detection_outcomes, segmentation_outcomes
+from avatar_scores.outcomes import detection_outcomes, find_logits, segmentation_outcomes
 from avatar_scores.predictions import Variant, predict
 from mmakd.utils.errors import ConfigError
+from mmakd.utils.references import resolve_model
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/evaluate_avatars.py'
@@ -137,6 +139,26 @@ def test_outcomes_of_detections():
         sample.gt_instances[:0], InstanceData(bboxes=torch.ones(1, 4), labels=torch.zeros(1),
                                               scores=torch.ones(1)))
     assert detection_outcomes(sample).correct.tolist() == [False]
+
+
+@pytest.mark.parametrize(('reference', 'expected'), [
+    ('mmdet::gfl/gfl_r50_fpn_1x_coco.py', ['bbox_head.gfl_cls']),
+    ('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', ['bbox_head.conv_cls']),
+    ('mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py', [f'bbox_head.rtm_cls.{i}' for i in range(3)]),
+    ('mmdet::reppoints/reppoints-moment_r50_fpn_1x_coco.py', ['bbox_head.reppoints_cls_out']),
+    ('mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py', []),  # classes and boxes in one layer
+    ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', []),
+    ('mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py', ['decode_head.1.conv_seg']),
+])
+def test_logits_of_many_networks(reference, expected):
+    init_default_scope(reference.split(':')[0])
+    cfg = resolve_model(reference)
+    heads = {}
+    for name in {'bbox_head', 'decode_head'} & set(cfg):
+        parts = cfg[name] if isinstance(cfg[name], list) else [cfg[name]]
+        built = [MODELS.build(part) for part in parts]
+        heads[name] = torch.nn.ModuleList(built) if len(built) > 1 else built[0]
+    assert list(find_logits(torch.nn.ModuleDict(heads))) == expected
 
 
 @pytest.mark.parametrize('outcomes', [lambda sample: segmentation_outcomes(sample, 255),
@@ -308,6 +330,9 @@ REFUSED = {
     'neck': ('det', [], [NO_CKPT, 'model.distill.fpn.tap=neck'],
              "model.distill.fpn.tap='neck': not at logits, and Avatars are evaluated at logits "
              "only; tap e.g. 'bbox_head.retina_cls'"),
+    'regression of a named task': ('det', ['--task', 'fpn'], [
+        NO_CKPT, 'model.distill.fpn.tap=bbox_head.retina_reg'],
+        "model.distill.fpn.tap='bbox_head.retina_reg': not at logits"),
     'regression': ('det', [], [NO_CKPT, 'model.distill.fpn.tap=bbox_head.retina_reg'],
                    "model.distill.fpn.tap='bbox_head.retina_reg': not at logits"),
     'backbone': ('seg', [], [NO_CKPT, 'model.distill.logits.tap=backbone'],
