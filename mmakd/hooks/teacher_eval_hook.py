@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class TeacherEvalHook(Hook):
         scores = found[0]
         listed = ', '.join(f'{metric}: {score:.4f}' for metric, score in scores.items())
         print_log(f"The {teacher.label}'s score{source}: {listed or 'none'}", 'current')
-        main = _main_metric(scores)
+        main = main_metric(scores)
         if not scores:
             _warn(f'The {teacher.label} has no score: it finds nothing at all, or val_evaluator '
                   'only writes files')
@@ -136,7 +136,7 @@ class TeacherEvalHook(Hook):
         for label, scores in self.scores.items():
             for metric, score in scores.items():
                 hub.update_scalar(f'val/{label}/{metric}', score)
-            main = _main_metric(scores)
+            main = main_metric(scores)
             # The hub's history comes back with a resumed training.
             if (main and metrics and main in metrics and not scores[main] > metrics[main]
                     and len(hub.get_scalar(f'val/{label}/{main}').data[0]) == 1):
@@ -175,7 +175,8 @@ def save_scores(path: Path, scores: dict[str, float], **notes: Any) -> None:
         print_log(f'The scores are not kept: {error}', 'current', level=logging.WARNING)
 
 
-def _main_metric(scores: dict[str, float]) -> str | None:
+def main_metric(scores: Iterable[str]) -> str | None:
+    """Find the first metric that rates a network, as mAP or mIoU do; None if there is none."""
     return next((metric for metric in scores if _kind(metric) in _PERFECT), None)
 
 

@@ -28,9 +28,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('--work-dir', help='where logs and results go, '
                         'work_dirs/<name of the config> where the config does not say either')
     add_cfg_options(parser)
-    parser.add_argument('--trust', nargs='+', default=[], metavar='FILE',
-                        help='checkpoints that may hold more than weights; reading one runs '
-                        'whatever code is in it')
+    add_trust(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
                         default='none', help='what started the processes')
     # The launchers pass either spelling, depending on the version of torch.
@@ -44,6 +42,13 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='settings to override, as in train_dataloader.batch_size=4; '
                         'a list is written KEY="[a,b]", without white space')
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``--trust``, for :func:`mmakd.utils.checkpoint.trust`."""
+    parser.add_argument('--trust', nargs='+', default=[], metavar='FILE',
+                        help='checkpoints that may hold more than weights; reading one runs '
+                        'whatever code is in it')
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -357,7 +357,8 @@ def test_resumed_run_does_not_compare_again(toy, train, monkeypatch):
     cfg.default_hooks.checkpoint.interval = 3
     monkeypatch.setattr('mmakd.hooks.teacher_eval_hook.load_scores', lambda *args: dict(mIoU=-1.0))
     first = train(cfg)
-    resumed = toy('seg', 'akd-cwd', **EVAL, resume=True,
+    # Two runs that start in one second would share a log in one folder.
+    resumed = toy('seg', 'akd-cwd', **EVAL, resume=True, work_dir='work/resumed',
                   load_from=f'{cfg.work_dir}/iter_3.pth')
     second = train(resumed)
     assert 'no better than the student' in log_text(first)
