@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--out', metavar='FILE.json', help='write the results, with all metrics')
     add_cfg_options(parser)
     add_trust(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # CKPT may come behind an option
     if args.num_avatars < 2:
         parser.error('--num-avatars must be at least 2')
     if args.seed < 0:

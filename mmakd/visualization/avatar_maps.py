@@ -98,7 +98,6 @@ def draw_heat_map(ax: Axes, values: Tensor, limit: float, signed: bool = True) -
         AxesImage: The image, for a colour bar.
     """
     ax.set(xticks=[], yticks=[])
-    # The signed scale is white at zero, so what dropout removed shows as white.
     return ax.imshow(values.numpy(force=True), 'RdBu_r' if signed else 'magma',
                      vmin=-limit if signed else 0, vmax=limit)
 

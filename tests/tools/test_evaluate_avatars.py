@@ -289,7 +289,7 @@ def test_a_plain_config_has_no_teacher(evaluate):
 
 
 @pytest.mark.parametrize(('arguments', 'status', 'expected'), [
-    ([CONFIG['seg'], 'missing.pth'], 1,
+    ([CONFIG['seg'], '--seed', '1', 'missing.pth'], 1,
      "error: model.teacher_ckpt='missing.pth': no such file; name an existing checkpoint"),
     ([CONFIG['seg'], '--num-avatars', '1'], 2, '--num-avatars must be at least 2'),
     (['--help'], 0, 'no better than\nits teacher has nothing to teach'),

@@ -53,11 +53,11 @@ def caption(task: str) -> str:
     return ('The first two images of the validation set, two rows each. Above: the image, what is '
             f'there, and what plain student and AKD student find.{scores} Below: one channel at '
             "the distilled tap's first level, that which varies most over the teacher's map of "
-            'this image: the map T of the teacher; one Avatar A of it, the dropped positions '
-            'white; the map S of the AKD student, on the same colour scale; and how far Avatars '
-            'deviate from T there, the root of E[(A - T)^2]. At the bottom: sigma, this deviation '
-            'as a root mean square over images and positions, by which the loss divides each '
-            'channel; in black the channels shown.')
+            'this image: the map T of the teacher; one Avatar A of it, whose dropped positions '
+            'have the mean of the map; the map S of the AKD student, on the same colour scale; '
+            'and how far Avatars deviate from T there, the root of E[(A - T)^2]. At the bottom: '
+            'sigma, this deviation as a root mean square over images and positions, by which the '
+            'loss divides each channel; in black the channels shown.')
 
 
 def draw_figure(student: tuple[Config, Path], akd_student: tuple[Config, Path],
