@@ -25,16 +25,19 @@ class CalibrationError(BaseMetric):
 
     Args:
         num_bins (int): Number of bins. Defaults to 20.
-        **kwargs: ``prefix`` (``'calibration'`` by default), ``collect_device`` and
-            ``collect_dir``, as of every metric of MMEngine.
+        collect_device (str): Where the sums of all ranks are collected: ``'cpu'`` or ``'gpu'``.
+            Defaults to ``'cpu'``.
+        prefix (str, optional): What the metric's name begins with. Defaults to None,
+            ``'calibration'``.
     """
 
     default_prefix = 'calibration'
 
-    def __init__(self, num_bins: int = 20, **kwargs: Any) -> None:
+    def __init__(self, num_bins: int = 20, collect_device: str = 'cpu',
+                 prefix: str | None = None) -> None:
         if not isinstance(num_bins, int) or isinstance(num_bins, bool) or num_bins < 1:
             raise ConfigError(f'num_bins={num_bins!r}: must be an integer >= 1, e.g. 20')
-        super().__init__(**kwargs)
+        super().__init__(collect_device, prefix)
         self.num_bins = num_bins
 
     @abstractmethod

@@ -1,6 +1,4 @@
 """Calibration of a detector."""
-from typing import Any
-
 from mmengine.registry import METRICS
 
 from ..utils.errors import ConfigProblems, is_number
@@ -22,13 +20,14 @@ class DetECE(CalibrationError):
     Args:
         num_bins (int): Number of bins. Defaults to 20.
         iou_thr (float): Least IoU in (0, 1]. Defaults to 0.5.
-        **kwargs: Those of :class:`CalibrationError`.
+        collect_device, prefix: Those of :class:`CalibrationError`.
     """
 
-    def __init__(self, num_bins: int = 20, iou_thr: float = 0.5, **kwargs: Any) -> None:
+    def __init__(self, num_bins: int = 20, iou_thr: float = 0.5, collect_device: str = 'cpu',
+                 prefix: str | None = None) -> None:
         problems = ConfigProblems()
         with problems.under(''):
-            super().__init__(num_bins, **kwargs)
+            super().__init__(num_bins, collect_device, prefix)
         if not is_number(iou_thr) or not 0 < iou_thr <= 1:
             problems.add(f'iou_thr={iou_thr!r}: must be a number in (0, 1], e.g. 0.5')
         problems.raise_if_any()

@@ -1,6 +1,4 @@
 """Calibration of a segmentor."""
-from typing import Any
-
 from mmengine.registry import METRICS
 
 from .calibration_error import CalibrationError
@@ -17,11 +15,12 @@ class SegECE(CalibrationError):
     Args:
         num_bins (int): Number of bins. Defaults to 20.
         ignore_index (int): Label of the pixels that are left out. Defaults to 255.
-        **kwargs: Those of :class:`CalibrationError`.
+        collect_device, prefix: Those of :class:`CalibrationError`.
     """
 
-    def __init__(self, num_bins: int = 20, ignore_index: int = 255, **kwargs: Any) -> None:
-        super().__init__(num_bins, **kwargs)
+    def __init__(self, num_bins: int = 20, ignore_index: int = 255, collect_device: str = 'cpu',
+                 prefix: str | None = None) -> None:
+        super().__init__(num_bins, collect_device, prefix)
         self.ignore_index = ignore_index
 
     def outcomes(self, sample: dict) -> Outcomes:

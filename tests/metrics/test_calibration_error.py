@@ -178,6 +178,9 @@ def test_both_are_told_before_training(toy):
         check_before_training(cfg)
     assert [problem.split(':')[0] for problem in error.value.problems] == [
         'val_evaluator.num_bins=0', 'val_evaluator.iou_thr=2']
+    cfg.val_evaluator[1] = dict(type='DetECE', num_bin=10)
+    with pytest.raises(ConfigError, match=r"^val_evaluator: .* did you mean 'num_bins'"):
+        check_before_training(cfg)
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])
