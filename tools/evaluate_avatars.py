@@ -40,7 +40,8 @@ columns:
               softmax over classes, at the size of the label map, pixels with the ignore index left
               out. Detection: log loss of the scores of all detections; one is right if it overlaps
               a box of its class with IoU >= 0.5 that no detection with a higher score has taken.
-              Boxes that are not found do not count here, but in AP.
+              Wrong ones inside ignored boxes, and boxes that are not found, do not count here, but
+              in AP.
   ECE         expected calibration error, lower is better: mean |accuracy - confidence| over 20
               bins of the confidence, weighted by their numbers of pixels or detections.
 

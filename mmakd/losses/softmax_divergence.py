@@ -26,22 +26,29 @@ class SoftmaxDivergence(BregmanLoss):
         super().__init__(loss_weight)
         self.tau = tau
 
+    @property
+    def student_tau(self) -> float:
+        """float: Temperature of the student; the factor on the divergence is its square."""
+        return self.tau
+
     def target(self, preds_T: Tensor) -> Tensor:
         """Compute the teacher's probabilities (N, C, H * W); see :class:`BregmanLoss`."""
-        return F.softmax(self._logits(preds_T), self.axis)
+        return F.softmax(_logits(preds_T, self.tau), self.axis)
 
     def divergence(self, preds_S: Tensor, target: Tensor) -> Tensor:
         """Compute the divergence; see :class:`BregmanLoss`."""
-        log_student = F.log_softmax(self._logits(preds_S), self.axis)
+        log_student = F.log_softmax(_logits(preds_S, self.student_tau), self.axis)
         return self._mean(F.kl_div(log_student, target, reduction='sum'), target)
 
     def potential(self, target: Tensor) -> Tensor:
         """Compute the mean negative entropy; see :class:`BregmanLoss`."""
         return self._mean(torch.xlogy(target, target).sum(), target)
 
-    def _logits(self, feature: Tensor) -> Tensor:
-        feature = feature.unsqueeze(2) if feature.dim() == 2 else feature.flatten(2)
-        return feature if self.tau == 1 else feature / self.tau
-
     def _mean(self, total: Tensor, target: Tensor) -> Tensor:
-        return self.loss_weight * self.tau**2 / (target.numel() / target.size(self.axis)) * total
+        number = target.numel() / target.size(self.axis)
+        return self.loss_weight * self.student_tau**2 / number * total
+
+
+def _logits(feature: Tensor, tau: float) -> Tensor:
+    feature = feature.unsqueeze(2) if feature.dim() == 2 else feature.flatten(2)
+    return feature if tau == 1 else feature / tau

@@ -144,7 +144,8 @@ def test_mean_of_the_avatars_as_the_target(maps, criterion, uncertainty):
 
 
 @pytest.mark.parametrize('criterion', [
-    CWD, MSE, L1, dict(type='PKDLoss'), dict(type='KLDivergence'), dict(type='DISTLoss')],
+    CWD, MSE, L1, dict(type='PKDLoss'), dict(type='KLDivergence'), dict(type='DISTLoss'),
+    dict(type='EntropyWeightedKDLoss')],
     ids=lambda cfg: cfg['type'])
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-2, 1e2), size=st.integers(1, 6))
 @settings(max_examples=10, deadline=None, derandomize=True)

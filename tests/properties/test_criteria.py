@@ -111,7 +111,8 @@ def test_sides_may_be_exchanged(kind, shape, seed):
 
 
 @pytest.mark.parametrize('kind, axes', [('ChannelWiseDivergence', (2, 3)), ('KLDivergence', (1, )),
-                                        ('DISTLoss', (1, )), ('PKDLoss', (0, 2, 3))])
+                                        ('DISTLoss', (1, )), ('PKDLoss', (0, 2, 3)),
+                                        ('EntropyWeightedKDLoss', (1, ))])
 @given(shape=SHAPES, seed=SEEDS)
 def test_shifts_that_a_softmax_or_a_mean_takes_away(kind, axes, shape, seed):
     loss, student, teacher = draw(kind, shape, seed)
@@ -121,7 +122,7 @@ def test_shifts_that_a_softmax_or_a_mean_takes_away(kind, axes, shape, seed):
 
 
 @pytest.mark.parametrize('kind', ['ChannelWiseDivergence', 'FeatureMSELoss', 'KLDivergence',
-                                  'PKDLoss', 'DISTLoss', 'MasKDLoss'])
+                                  'PKDLoss', 'DISTLoss', 'MasKDLoss', 'EntropyWeightedKDLoss'])
 @given(shape=SHAPES, seed=SEEDS, number=st.integers(2, 5))
 def test_several_targets_cost_their_mean(kind, shape, seed, number):
     """Of any criterion, in value and in all gradients."""

@@ -3,23 +3,19 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, save_checkpoint
-from mmengine.structures import InstanceData, PixelData
 from mmseg.models.utils import resize
-from mmseg.structures import SegDataSample
 
-from avatar_scores.calibration import CalibrationBins
 from avatar_scores.evaluation import build_subject
-from avatar_scores.outcomes import detection_outcomes, find_logits, segmentation_outcomes
+from avatar_scores.logits import find_logits
 from avatar_scores.predictions import Variant, predict
 from mmakd.utils.errors import ConfigError
 from mmakd.utils.references import resolve_model
+from tests.metrics.formulas import numpy_ece
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/evaluate_avatars.py'
@@ -72,75 +68,6 @@ def batches(cfg):
     return Runner.build_dataloader(dict(cfg.val_dataloader, batch_size=5), seed=0)
 
 
-def numpy_ece(confidence, correct, number=20):
-    """The formula of Guo et al., bin by bin."""
-    total = 0
-    for low in range(number):
-        inside = (confidence >= low / number) & (confidence < (low + 1) / number)
-        if low == number - 1:
-            inside |= confidence == 1
-        if inside.any():
-            total += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    return total
-
-
-def test_ece_is_the_formula_over_all_batches():
-    generator = np.random.default_rng(0)
-    confidence = generator.random(1000)
-    confidence[:3] = 0, 1, 0.5
-    correct = generator.random(1000) < confidence**2
-    bins = CalibrationBins()
-    assert bins.ece() is None
-    for part in np.split(np.arange(1000), [100, 150]):
-        bins.update(torch.from_numpy(confidence[part]), torch.from_numpy(correct[part]))
-    assert bins.ece() == pytest.approx(numpy_ece(confidence, correct))
-    assert bins.ece() > 0.1
-
-
-def test_outcomes_of_pixels():
-    generator = np.random.default_rng(1)
-    logits, labels = 3 * generator.normal(size=(4, 6, 5)), generator.integers(0, 4, (6, 5))
-    labels[0, :3] = 255
-    sample = SegDataSample(seg_logits=PixelData(data=torch.from_numpy(logits)),
-                           gt_sem_seg=PixelData(data=torch.from_numpy(labels)[None]))
-    found = segmentation_outcomes(sample, 255)
-    probabilities = np.exp(logits) / np.exp(logits).sum(0)
-    rows, columns = np.nonzero(labels != 255)
-    assert len(found.log_loss) == 27
-    np.testing.assert_allclose(
-        found.log_loss, -np.log(probabilities[labels[rows, columns], rows, columns]), rtol=1e-5)
-    np.testing.assert_allclose(found.confidence, probabilities.max(0)[rows, columns], rtol=1e-5)
-    np.testing.assert_array_equal(
-        found.correct, logits.argmax(0)[rows, columns] == labels[rows, columns])
-
-
-def test_outcomes_of_detections():
-    truth = [[0, 0, 10, 10], [100, 0, 110, 10], [6, 0, 16, 10]]
-    found = [([0, 0, 10, 9], 0, 0.6),  # right, but a better one has taken its box
-             ([0, 0, 10, 10], 0, 0.9),  # right
-             ([100, 0, 110, 10], 1, 0.8),  # of another class
-             ([100, 0, 110, 4.9], 0, 1.0),  # overlaps by less than half
-             ([100, 0, 110, 5], 0, 0.0),  # overlaps by half
-             ([5, 0, 15, 10], 0, 0.7)]  # takes the box that it overlaps most
-    boxes, labels, scores = zip(*found)
-    sample = DetDataSample(
-        gt_instances=InstanceData(bboxes=torch.tensor(truth).float(), labels=torch.zeros(3)),
-        pred_instances=InstanceData(bboxes=torch.tensor(boxes).float(),
-                                    labels=torch.tensor(labels), scores=torch.tensor(scores)))
-    outcomes = detection_outcomes(sample)
-    torch.testing.assert_close(outcomes.confidence, torch.tensor([1, .9, .8, .7, .6, 0]))
-    assert outcomes.correct.tolist() == [False, True, False, True, False, True]
-    # Scores of 0 and 1 that are wrong have a finite loss.
-    np.testing.assert_allclose(
-        outcomes.log_loss, -np.log([1e-7, .9, .2, .7, .4, 1e-7]), rtol=1e-5)
-    sample.pred_instances = sample.pred_instances[:0]
-    assert len(detection_outcomes(sample).log_loss) == 0
-    sample.gt_instances, sample.pred_instances = (
-        sample.gt_instances[:0], InstanceData(bboxes=torch.ones(1, 4), labels=torch.zeros(1),
-                                              scores=torch.ones(1)))
-    assert detection_outcomes(sample).correct.tolist() == [False]
-
-
 @pytest.mark.parametrize(('reference', 'expected'), [
     ('mmdet::gfl/gfl_r50_fpn_1x_coco.py', ['bbox_head.gfl_cls']),
     ('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', ['bbox_head.conv_cls']),
@@ -159,13 +86,6 @@ def test_logits_of_many_networks(reference, expected):
         built = [MODELS.build(part) for part in parts]
         heads[name] = torch.nn.ModuleList(built) if len(built) > 1 else built[0]
     assert list(find_logits(torch.nn.ModuleDict(heads))) == expected
-
-
-@pytest.mark.parametrize('outcomes', [lambda sample: segmentation_outcomes(sample, 255),
-                                      detection_outcomes])
-def test_ground_truth_is_needed(outcomes):
-    with pytest.raises(ConfigError, match=r"LoadAnnotations'.* behind"):
-        outcomes(DetDataSample())
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])

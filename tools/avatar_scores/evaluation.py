@@ -11,8 +11,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import track
 
-from avatar_scores.calibration import CalibrationBins
-from avatar_scores.outcomes import Logits, Outcomes, find_logits
+from avatar_scores.logits import Logits, find_logits
 from avatar_scores.predictions import Variant, predict
 from mmakd.avatars import Perturbation
 from mmakd.checks.data_files import check_data
@@ -20,6 +19,8 @@ from mmakd.checks.parts import quiet
 from mmakd.distillers import AvatarDistiller
 from mmakd.distillers.tap_pair import TapPair, make_tap_pair
 from mmakd.distillers.teacher import Teacher, teacher_key
+from mmakd.metrics.calibration_bins import CalibrationBins
+from mmakd.metrics.outcomes import Outcomes
 from mmakd.utils.errors import ConfigError, ConfigProblems, suggest
 from mmakd.utils.rng import mix_seed
 

@@ -1,0 +1,5 @@
+"""Metrics of how well a network's confidence is calibrated."""
+from .det_ece import DetECE
+from .seg_ece import SegECE
+
+__all__ = ['DetECE', 'SegECE']
