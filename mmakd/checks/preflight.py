@@ -31,10 +31,11 @@ def train(cfg: Config, partial: bool = False) -> None:
     try:
         runner = build_runner(cfg, partial)
         runner.register_hook(first, 'VERY_HIGH')
+        runner.register_hook(_EndOfFirstIteration(first), 'LOWEST')
         # Builds what train() would build next.
         first.part = 'train_dataloader'
         runner.train_loop  # noqa: B018
-        first.part = 'val_dataloader'
+        first.part = 'val_dataloader or val_evaluator'
         runner.val_loop  # noqa: B018
         first.part = 'model'
         runner.train()
@@ -74,4 +75,15 @@ class _FirstIteration(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:
-        self.is_over = True
+        self.part = 'default_hooks or custom_hooks'
+
+
+class _EndOfFirstIteration(Hook):
+    """Runs behind all other hooks."""
+
+    def __init__(self, first: _FirstIteration) -> None:
+        self.first = first
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: dict | None = None) -> None:
+        self.first.is_over = True

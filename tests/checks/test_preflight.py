@@ -82,7 +82,20 @@ def test_an_error_of_a_worker_is_the_original_one(cfg):
 
 def test_a_data_set_that_cannot_be_read_names_its_dataloader(cfg, workspace):
     cfg.val_dataloader.batch_size = 'four'
-    with pytest.raises(ConfigError, match=r'^val_dataloader: '):
+    with pytest.raises(ConfigError, match=r'^val_dataloader or val_evaluator: '):
+        train(cfg)
+
+
+def test_a_hook_that_fails_behind_the_first_iteration_is_one_of_the_hooks(cfg):
+    cfg.default_hooks.checkpoint.interval = None
+    with pytest.raises(ConfigError, match=r'^default_hooks or custom_hooks: fails in the first '
+                       'iteration: TypeError: '):
+        train(cfg)
+
+
+def test_metrics_that_cannot_be_built_are_named(cfg):
+    cfg.val_evaluator = dict(type='mmdet.CocoMetric', ann_file=0.5)
+    with pytest.raises(ConfigError, match=r'^val_dataloader or val_evaluator: '):
         train(cfg)
 
 
