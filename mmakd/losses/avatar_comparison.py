@@ -13,7 +13,7 @@ class AvatarComparison:
     """Averages a criterion over the targets of one level, in float32, with the memory of one.
 
     Call :meth:`measure` for each Avatar if sigma is sampled, :meth:`update_sigma`, :meth:`add` for
-    each target, then :meth:`loss`.
+    each target (before or after, if they are averaged), then :meth:`loss`.
 
     Args:
         criterion (nn.Module): The base criterion.

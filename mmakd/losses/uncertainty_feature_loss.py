@@ -1,6 +1,5 @@
 """The AKD loss: a criterion over student and Avatars, weighted by sigma."""
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -174,23 +173,30 @@ class UncertaintyFeatureLoss(nn.Module):
             generator.manual_seed(seed)
             return (avatars.draw(self.perturbation, generator) for _ in range(self.num_avatars))
 
-        # A second pass draws the same Avatars again, so that memory does not grow with K.
-        passes = draw if self.num_avatars > 1 else cache(lambda: list(draw()))
         estimator = getattr(comparisons[0].uncertainty, 'estimator', None)
+        # The mean target is scaled last, any other one when it is drawn. So sampling sigma takes a
+        # pass of its own there, which draws the same Avatars: memory does not grow with K.
+        in_one_pass = estimator == 'sampled' and (self.target == 'mean' or self.num_avatars == 1)
         with torch.autocast(device.type, enabled=False):
             if estimator == 'sampled':
-                for drawn in passes():
+                for drawn in draw():
                     for comparison, avatar in zip(comparisons, drawn):
                         comparison.measure(avatar, self.num_avatars)
+                        if in_one_pass and self.perturb:
+                            comparison.add(avatar)
             elif estimator is not None:
                 variances = avatars.variances(self.perturbation) or ()
                 for comparison, variance in zip(comparisons, variances):
                     comparison.spread = variance
             for comparison in comparisons:
                 comparison.update_sigma()
-            for drawn in passes() if self.perturb else [[part.map_T for part in comparisons]]:
-                for comparison, target in zip(comparisons, drawn):
-                    comparison.add(target)
+            if not self.perturb:
+                for comparison in comparisons:
+                    comparison.add(comparison.map_T)
+            elif not in_one_pass:
+                for drawn in draw():
+                    for comparison, avatar in zip(comparisons, drawn):
+                        comparison.add(avatar)
             return self.loss_weight * torch.stack([part.loss() for part in comparisons]).sum()
 
     def _add_levels(self, number: int) -> None:
