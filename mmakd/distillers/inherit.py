@@ -23,7 +23,7 @@ def inherited_parts(student: nn.Module, teachers: Mapping[str, Teacher],
             raise ConfigError(f'inherit={inherit!r}: there are several teachers; say which one '
                               f"gives what, e.g. inherit=dict({first}=['neck'])")
         inherited_keys(student, teachers[first].network, inherit)
-        return {first: inherit}
+        return {first: inherit} if inherit else {}
     problems = ConfigProblems()
     for name, parts in inherit.items():
         with problems.under(''):

@@ -64,3 +64,10 @@ def test_nothing_to_inherit(distiller, inherit, problems):
         distiller(inherit)
     for problem in problems:
         assert problem in str(caught.value)
+
+
+def test_nothing_inherited_is_not_logged(distiller, monkeypatch):
+    lines = []
+    monkeypatch.setattr('mmakd.distillers.inherit.print_log', lambda text, *_: lines.append(text))
+    distiller([]).init_weights()
+    assert not lines
