@@ -104,7 +104,7 @@ class AvatarDistiller(StudentModel):
             with problems.under('model'):
                 self._inherit = inherited_parts(network, self.teachers, inherit)
             with problems.under('model'):
-                check_use(self.teachers, distill, inherit)
+                check_use(self.teachers, distill, inherit if isinstance(inherit, dict) else ())
         problems.raise_if_any()
         self._has_overflowed = False
         self.share_tables(network)

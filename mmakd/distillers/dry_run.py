@@ -67,13 +67,13 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
         for name, pair in pairs.items():
             with problems.under(f'model.distill.{name}'):
                 taps_there = roi_taps.get(pair, teacher_taps)
-                for taps, key, path in ((student_taps, 'tap', pair.student),
-                                        (taps_there, 'tap', pair.teacher),
-                                        (taps_there, 'perturb_at', pair.perturb_at)):
-                    if (key, path) in taps.overwritten():
-                        whose = 'output' if key == 'tap' else 'input'
-                        raise ConfigError(f'{key}={path!r}: a layer works in place on its '
-                                          f'{whose}; give that layer, or one further on')
+                for taps, tap in (student_taps, pair.student), (taps_there, pair.teacher):
+                    if ('tap', tap) in taps.overwritten():
+                        raise ConfigError(f'tap={tap!r}: the layer behind it works in place on '
+                                          'its output; tap that layer, or one further on')
+                if ('perturb_at', pair.perturb_at) in taps_there.overwritten():
+                    raise ConfigError(f'perturb_at={pair.perturb_at!r}: a layer works in place on '
+                                      'its input; give a module behind that layer')
                 maps[name] = TaskMaps(
                     student_taps.features[pair.student], taps_there.features[pair.teacher],
                     upstream_avatars(teacher, pair, taps_there))

@@ -42,6 +42,7 @@ class FeatureTaps:
         self.calls: dict[str, list[Call]] = {path: [] for path in inputs_of}
         self._versions: list[tuple[str, str, Tensor, int]] = []
         self._handles: list[RemovableHandle] = []
+        self._forwards: dict[str, Any] = {}
 
     def __enter__(self) -> FeatureTaps:
         for paths, recorder in (self.features, self._recorder), (self.rois, self._roi_recorder):
@@ -50,6 +51,7 @@ class FeatureTaps:
                 self._handles.append(module.register_forward_hook(recorder(path)))
         for path in self.calls:
             module = self.model.get_submodule(path)
+            self._forwards[path] = vars(module).get('forward')
             # Heads are run by their forward method, which no hook sees.
             module.forward = self._call_recorder(path, module.forward)
         return self
@@ -95,8 +97,11 @@ class FeatureTaps:
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
-        for path in self.calls:
-            del self.model.get_submodule(path).forward
+        for path, forward in self._forwards.items():
+            own = vars(self.model.get_submodule(path))
+            own.pop('forward', None)
+            if forward is not None:  # of a context around this one
+                own['forward'] = forward
 
 
 def _tensors(output: Any) -> list[Tensor]:

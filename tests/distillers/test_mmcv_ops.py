@@ -117,3 +117,22 @@ def test_a_student_that_cannot_be_trained_in_bfloat16(student, named):
     assert problem.startswith('optim_wrapper: the student cannot be trained in bfloat16, with or ')
     assert named in problem and "set optim_wrapper.dtype='float16'" in problem
     assert model(**batch(model), mode='loss')['distill.loss_task'].isfinite()
+
+
+@pytest.mark.parametrize('precision', [None, 'bfloat16'])
+def test_avatars_behind_a_deformable_convolution(precision):
+    """Recording its input, and running it in float32, both stand in for its forward method."""
+    path = 'backbone.layer2.0.conv2'
+    loss = dict(type='UncertaintyFeatureLoss', criterion=dict(type='ChannelWiseDivergence'),
+                uncertainty=dict(type='AvatarVariance', estimator='sampled'))
+    init_default_scope('mmdet')
+    model = MODELS.build(dict(
+        type='AvatarDistiller', student=small_model('retinanet'), teacher=deformable('DCN'),
+        teacher_ckpt=None, teacher_precision=precision, distill=dict(task=dict(
+            student_tap='backbone.layer2', teacher_tap=path, perturb_at=path, resize=True,
+            loss=loss))))
+    data = batch(model)
+    for _ in range(2):
+        value = model(**data, mode='loss')['distill.loss_task']
+    assert value.isfinite() and value > 0
+    assert 'forward' not in vars(model.teacher.get_submodule(path))

@@ -80,3 +80,39 @@ def test_sigma_and_gradient(criterion, tmp_path):
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6, msg=name)
         assert value.any()
+
+
+class SeveralAvatars(Distilled):
+    """A criterion with weights of its own, whose gradient from K Avatars is accumulated."""
+
+    def __init__(self):
+        super().__init__('cwd')
+        self.task = DistillTask('fpn', [torch.randn(1, 4, 6, 5)], [torch.randn(1, 6, 6, 5)], dict(
+            type='UncertaintyFeatureLoss', num_avatars=3,
+            criterion=dict(type='MGDLoss', alpha_mgd=1e-2, lambda_mgd=0.0)))
+
+
+def run_several(rank, folder):
+    torch_dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank,
+                                  world_size=2)
+    own = [part[2 * rank:2 * rank + 2] for part in batch()]
+    gradients = []
+    for wrap in DistributedDataParallel, lambda model: model:
+        model = SeveralAvatars()
+        wrapped = wrap(model)  # needed as long as its gradients are
+        wrapped(*own).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.save(gradients, f'{folder}/{rank}.pth')
+    del wrapped
+    _stop_gloo()
+
+
+def test_gradient_of_several_avatars_is_averaged(tmp_path):
+    multiprocessing.spawn(run_several, (str(tmp_path), ), nprocs=2)
+    ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
+    assert any('criterion' in name for name in ranks[0][0])
+    for name, shared in ranks[0][0].items():
+        assert torch.equal(shared, ranks[1][0][name]), name
+        mean = (ranks[0][1][name] + ranks[1][1][name]) / 2
+        torch.testing.assert_close(shared, mean, rtol=1e-4, atol=1e-6, msg=name)
+        assert shared.any(), name
