@@ -48,8 +48,9 @@ setup(
             'regex',
         ],
         # mmrazor requires ordered-set alone, so it replaces nothing.
-        'dev': ['allpairspy', 'hypothesis', 'mmrazor>=1.0', 'mypy', 'pytest', 'pytest-xdist',
-                'ruff'],
+        'dev': ['allpairspy', 'hypothesis', 'mmrazor>=1.0', 'mypy', 'onnx', 'onnxruntime',
+                'onnxscript', 'pytest', 'pytest-xdist', 'ruff'],
+        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'benchmark': ['matplotlib', 'mmrazor>=1.0'],
     },
 )
