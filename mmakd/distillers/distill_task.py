@@ -131,6 +131,29 @@ class DistillTask(nn.Module):
             ConfigError: If the numbers of maps are not those of the small image, or sizes differ
                 without ``resize``.
         """
+        pairs = self.pairs(student_maps, teacher_maps)
+        if upstream is None:
+            total = torch.stack([run_loss(loss, *pair, data_samples)
+                                 for loss, pair in zip(self.losses, pairs)]).sum()
+        else:
+            losses: Any = self.losses
+            total = losses[0].run([loss.compare(*pair, data_samples)
+                                   for loss, pair in zip(losses, pairs)],
+                                  replace(upstream, levels=self.levels))
+        return self.weight_factor * self.balance_factor * total
+
+    def pairs(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]
+              ) -> list[tuple[Tensor, Tensor]]:
+        """Bring the student's maps to the channels and sizes of the teacher's.
+
+        The arguments are as of :meth:`forward`.
+
+        Returns:
+            list[tuple[Tensor, Tensor]]: Both maps of each compared level.
+
+        Raises:
+            ConfigError: As :meth:`forward`.
+        """
         levels = self.levels
         if levels is None:
             levels = range(len(self.losses))
@@ -139,17 +162,8 @@ class DistillTask(nn.Module):
                     f'tap: the student gives {len(student_maps)} maps in training, the teacher '
                     f'{len(teacher_maps)}, but on a small image both gave {len(levels)}; tap '
                     'elsewhere, or choose levels=[...] of both')
-        pairs = [self._adapt(index, student_maps[level], teacher_maps[level])
-                 for index, level in enumerate(levels)]
-        if upstream is None:
-            total = torch.stack([run_loss(loss, *pair, data_samples)
-                                 for loss, pair in zip(self.losses, pairs)]).sum()
-        else:
-            losses: Any = self.losses
-            total = losses[0].run([loss.compare(*pair, data_samples)
-                                   for loss, pair in zip(losses, pairs)],
-                                  replace(upstream, levels=levels))
-        return self.weight_factor * self.balance_factor * total
+        return [self._adapt(index, student_maps[level], teacher_maps[level])
+                for index, level in enumerate(levels)]
 
     def _adapt(self, index: int, student_map: Tensor, teacher_map: Tensor
                ) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,13 @@
 """Hooks."""
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .distillation_balance_hook import DistillationBalanceHook
+from .distillation_log_hook import DistillationLogHook
 from .distillation_schedule_hook import DistillationScheduleHook
 from .exact_resume_hook import ExactResumeHook
 from .perturbation_hook import PerturbationHook
 from .teacher_eval_hook import TeacherEvalHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'DistillationBalanceHook', 'DistillationScheduleHook',
-    'ExactResumeHook', 'PerturbationHook', 'TeacherEvalHook'
+    'AtomicCheckpointHook', 'DistillationBalanceHook', 'DistillationLogHook',
+    'DistillationScheduleHook', 'ExactResumeHook', 'PerturbationHook', 'TeacherEvalHook'
 ]

@@ -59,7 +59,7 @@ class PerturbationHook(Hook):
             problems.add(f'PerturbationHook: the config has {len(hooks)} such hooks; leave one, '
                          'in default_hooks.perturbation')
         start, end = self.schedule.start, self.schedule.end
-        for name, loss in _avatar_losses(runner).items():
+        for name, loss in avatar_losses(runner).items():
             perturbation = loss.perturbation
             if isinstance(perturbation, DropoutPerturbation):
                 rate = perturbation.drop_rate * max(start, end)
@@ -72,7 +72,7 @@ class PerturbationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the losses with Avatars."""
-        self._losses = _avatar_losses(runner)
+        self._losses = avatar_losses(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the strength and reseed the Avatars."""
@@ -97,7 +97,7 @@ class PerturbationHook(Hook):
                     hub.update_scalar(f'train/sigma/{name}', mean)
 
 
-def _avatar_losses(runner: Runner) -> dict[str, UncertaintyFeatureLoss]:
+def avatar_losses(runner: Runner) -> dict[str, UncertaintyFeatureLoss]:
     """Find the losses with Avatars, by a short name (``fpn.0`` for level 0 of task ``fpn``)."""
     return {name.removeprefix('distiller.').replace('.losses.', '.'): module
             for name, module in unwrapped_model(runner).named_modules()
