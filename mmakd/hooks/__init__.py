@@ -1,5 +1,6 @@
 """Hooks."""
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .avatar_visualization_hook import AvatarVisualizationHook
 from .distillation_balance_hook import DistillationBalanceHook
 from .distillation_log_hook import DistillationLogHook
 from .distillation_schedule_hook import DistillationScheduleHook
@@ -8,6 +9,7 @@ from .perturbation_hook import PerturbationHook
 from .teacher_eval_hook import TeacherEvalHook
 
 __all__ = [
-    'AtomicCheckpointHook', 'DistillationBalanceHook', 'DistillationLogHook',
-    'DistillationScheduleHook', 'ExactResumeHook', 'PerturbationHook', 'TeacherEvalHook'
+    'AtomicCheckpointHook', 'AvatarVisualizationHook', 'DistillationBalanceHook',
+    'DistillationLogHook', 'DistillationScheduleHook', 'ExactResumeHook', 'PerturbationHook',
+    'TeacherEvalHook'
 ]

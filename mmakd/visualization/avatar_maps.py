@@ -24,17 +24,18 @@ class AvatarMaps(NamedTuple):
 
     Args:
         teacher (Tensor): The teacher's map T (C, H, W).
-        avatar (Tensor): One Avatar A (C, H, W).
+        avatars (list[Tensor]): Two Avatars A (C, H, W).
         student (Tensor): The student's map S (C, H, W) after its adapter.
         deviation (Tensor): Square root of ``E[(A - T)^2]``, (C, H, W).
-        sigma (Tensor): The running sigma (C,), over all training images.
+        sigma (Tensor, optional): The running sigma (C,), over all training images; None without
+            ``AvatarVariance``.
     """
 
     teacher: Tensor
-    avatar: Tensor
+    avatars: list[Tensor]
     student: Tensor
     deviation: Tensor
-    sigma: Tensor
+    sigma: Tensor | None
 
     def most_varied_channel(self) -> int:
         """Find the channel that varies most over the positions of the teacher's map."""
@@ -51,8 +52,7 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
     Args:
         model (AvatarDistiller): The trained model, in eval mode.
         data (dict): A batch of one image, as a dataloader gives it.
-        task (str): Name of a task whose loss is an ``UncertaintyFeatureLoss`` with an
-            ``AvatarVariance``.
+        task (str): Name of a task whose loss makes Avatars.
         level (int): Index of the task's map. Defaults to 0.
         seed (int): Seed of the Avatars. Defaults to 0.
 
@@ -70,7 +70,7 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
     teacher = maps[task].teacher[index]
     avatars = maps[task].upstream or TapAvatars(maps[task].teacher)
     generator = torch.Generator(teacher.device).manual_seed(seed)
-    avatar = avatars.draw(loss.perturbation, generator)[index]
+    drawn = [avatars.draw(loss.perturbation, generator)[index][0] for _ in range(2)]
     variances = avatars.variances(loss.perturbation)
     variance = variances[index] if variances else None
     if variance is None:
@@ -79,10 +79,10 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
             for _ in range(_SAMPLES)]).mean(0)
     return AvatarMaps(
         teacher=teacher[0],
-        avatar=avatar[0],
+        avatars=drawn,
         student=distill_task.adapters[level](maps[task].student[index])[0],
         deviation=variance.expand_as(teacher)[0].sqrt(),
-        sigma=loss.sigma[0].flatten())
+        sigma=loss.sigma[0].flatten() if loss.sigma else None)
 
 
 def draw_heat_map(ax: Axes, values: Tensor, limit: float, signed: bool = True) -> AxesImage:

@@ -275,10 +275,11 @@ def test_pictures(build, task, tap, perturb_at, uncertainty):
     image = dict(inputs=[torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)], data_samples=None)
     name, = distiller.distiller
     maps = read_avatar_maps(distiller, image, name)
-    assert maps.avatar.shape == maps.deviation.shape == maps.teacher.shape
-    assert not maps.avatar.equal(maps.teacher)
+    avatar = maps.avatars[0]
+    assert avatar.shape == maps.deviation.shape == maps.teacher.shape
+    assert not avatar.equal(maps.teacher)
     # An Avatar is about one deviation away.
-    assert 0.5 < (maps.avatar - maps.teacher).square().mean() / maps.deviation.square().mean() < 2
+    assert 0.5 < (avatar - maps.teacher).square().mean() / maps.deviation.square().mean() < 2
 
 
 @pytest.mark.parametrize('perturb_at, loss, starts', [

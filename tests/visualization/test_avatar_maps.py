@@ -43,10 +43,10 @@ def test_maps_of_a_task(model, ax):
     data = dict(inputs=[torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)],
                 data_samples=None)
     maps = read_avatar_maps(distiller, data, 'fpn', level=1)
-    assert maps.teacher.shape == maps.avatar.shape == maps.student.shape == (64, 4, 4)
+    assert maps.teacher.shape == maps.avatars[1].shape == maps.student.shape == (64, 4, 4)
     centre = maps.teacher.mean((1, 2), keepdim=True)
-    dropped = maps.avatar == centre
-    away, kept_away = maps.teacher - centre, (maps.avatar - centre) * 0.9
+    dropped = maps.avatars[0] == centre
+    away, kept_away = maps.teacher - centre, (maps.avatars[0] - centre) * 0.9
     torch.testing.assert_close(kept_away[~dropped], away[~dropped], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(maps.deviation, away.abs() / 3, rtol=1e-4, atol=1e-5)
     assert maps.sigma.shape == (64, )

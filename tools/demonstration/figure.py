@@ -83,7 +83,7 @@ def draw_figure(student: tuple[Config, Path], akd_student: tuple[Config, Path],
         _draw_maps(maps, scene.maps, classes)
     bars = figure.add_subplot(grid[4, :])
     shown = {scene.maps.most_varied_channel() for scene in scenes}
-    sigma = scenes[0].maps.sigma
+    sigma: Any = scenes[0].maps.sigma  # its loss has an AvatarVariance
     draw_sigma(bars, sigma, shown, classes if len(classes) == len(sigma) else None)
     bars.set_title(r'$\sigma$ of each channel; black: shown above', fontsize=10)
     handles = [Patch(facecolor='#{:02x}{:02x}{:02x}'.format(*colour), edgecolor='gray', label=name)
@@ -152,8 +152,9 @@ def _draw_boxes(ax: Axes, instances: Any, palette: np.ndarray) -> None:
 def _draw_maps(panels: np.ndarray, maps: AvatarMaps, classes: tuple[str, ...]) -> None:
     channel = maps.most_varied_channel()
     # The channels of a segmentor's logits are its classes.
-    name = classes[channel] if len(classes) == len(maps.sigma) else f'channel {channel}'
-    signed = torch.stack([values[channel] for values in maps[:3]])
+    name = classes[channel] if len(classes) == len(maps.teacher) else f'channel {channel}'
+    signed = torch.stack([
+        values[channel] for values in (maps.teacher, maps.avatars[0], maps.student)])
     for ax, values, title in zip(panels, signed, ('teacher T', 'one Avatar A', 'AKD student S')):
         shared = draw_heat_map(ax, values, float(signed.abs().max()))
         ax.set_title(f'{title}: {name}', fontsize=10)
