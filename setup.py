@@ -1,9 +1,11 @@
 """Packaging of mmakd."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -19,6 +21,19 @@ def version() -> str:
     return re.findall(r"__version__ = '(.+)'", read('mmakd/version.py'))[0]
 
 
+class BuildWithConfigs(build_py):
+    """Put configs, scripts and the model index into ``mmakd/.mim``, as OpenMMLab's packages do."""
+
+    def run(self) -> None:
+        """Copy them behind the package itself."""
+        super().run()
+        mim = Path(self.build_lib, 'mmakd', '.mim')
+        shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+        for name in 'configs', 'tools':
+            shutil.copytree(ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'model-index.yml', mim)
+
+
 setup(
     name='mmakd',
     version=version(),
@@ -28,6 +43,8 @@ setup(
     author='The mmakd developers',
     license='Apache-2.0',
     packages=find_packages(include=['mmakd', 'mmakd.*']),
+    cmdclass=dict(build_py=BuildWithConfigs),
+    entry_points=dict(console_scripts=['mmakd = mmakd.__main__:main']),
     python_requires='>=3.10',
     # Neither torch nor a distribution of mmengine: two distributions provide the same modules, and
     # pip would put one over the other. An extra or the user's own environment brings them.
