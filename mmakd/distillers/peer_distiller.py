@@ -109,6 +109,14 @@ class PeerDistiller(AvatarDistiller):
                     outputs.update({f'{name}.{key}': loss for key, loss in own.items()})
         return outputs, taps
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if any(key.startswith(f'{prefix}peers.{self.first}.') for key in state_dict):
+            raise ConfigError(
+                f'model.students: {self.first!r} is the first here, but not in the checkpoint; '
+                'give them in the order of its training (MMEngine sorts the keys of a config that '
+                'it saves: take the original one)')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def val_step(self, data: Any) -> list:
         """Predict by all students.
 
@@ -148,8 +156,8 @@ def _build_students(students: dict[str, Any], data_preprocessor: dict | None,
         with problems.under(f'model.students.{name}'):
             # A name is part of those of modules and losses; MMEngine sums what has 'loss' in it.
             if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name) or 'loss' in name:
-                problems.add(f"model.students.{name}: no Python name, one of nn.ModuleDict's, or "
-                             "with 'loss' in it; rename the student")
+                raise ConfigError(": no Python name, one of nn.ModuleDict's, or with 'loss' in "
+                                  'it; rename the student')
             networks[name] = build_network(cfg, data_preprocessor)
             first = next(iter(networks))
             if not same_normalization(*(networks[each].data_preprocessor

@@ -86,7 +86,9 @@ class StudentModel(BaseModel):
 def _accept_plain_student(model: nn.Module, incompatible_keys: Any) -> None:
     """Accept a plain student's checkpoint; our parts then keep their values."""
     missing = incompatible_keys.missing_keys
-    own = {key for key in model.state_dict() if key.startswith(OWN_KEYS)}
+    # BatchNorm makes up for missing counters.
+    own = {key for key in model.state_dict()
+           if key.startswith(OWN_KEYS) and not key.endswith('num_batches_tracked')}
     if own and own <= set(missing):
         missing[:] = [key for key in missing if key not in own]
         print_log('A plain student is loaded: all other parts keep their values', 'current')

@@ -32,7 +32,8 @@ class DistillationBalanceHook(Hook):
     over ranks. If p is outside ``share`` +- ``band``, the tasks' common ``balance_factor``, a
     factor on their losses, is multiplied by p* (1 - p) / (p (1 - p*)), with p* = ``share``: that
     weight would have given exactly p*. It holds from the next iteration on, and stays within 1/10
-    and 10. Of several students the first is measured. Source of the rule: RT-DETRv4 (arXiv 2510.25257), Gradient-guided Adaptive Modulation.
+    and 10. Of several students the first is measured. Source of the rule: RT-DETRv4 (arXiv
+    2510.25257), Gradient-guided Adaptive Modulation.
 
     A factor of ``DistillationScheduleHook`` is left out of p, so that the hook does not undo a
     warm-up or a decay. Nothing is measured in an iteration in which all tasks are off, or a norm

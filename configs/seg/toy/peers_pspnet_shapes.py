@@ -11,7 +11,7 @@ model = dict(
     type='PeerDistiller',
     students=dict(
         psp={{_base_.model}},
-        fcn=dict(
+        slim=dict(
             cfg='{{ fileDirname }}/student_pspnet_shapes.py',
             backbone=dict(base_channels=6, stem_channels=6),
             decode_head=dict(
@@ -29,7 +29,7 @@ model = dict(
                 loss_decode=dict(type='CrossEntropyLoss')))),
     teacher='{{ fileDirname }}/teacher_pspnet_shapes.py',
     teacher_ckpt='work_dirs/teacher_pspnet_shapes/iter_1100.pth',
-    distill=dict(psp=cwd, fcn=cwd),
+    distill=dict(psp=cwd, slim=cwd),
     peer=dict(
         logits=dict(
             tap='decode_head.conv_seg',
