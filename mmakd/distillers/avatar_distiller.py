@@ -74,7 +74,7 @@ class AvatarDistiller(StudentModel):
             Runner passes to every model; for a student that has none. Defaults to None.
 
     Attributes:
-        student (BaseModel): The plain student.
+        student (BaseModel): The plain student; of several the first.
         teachers (dict[str, Teacher]): The teachers, each with its checkpoint and precision, by
             name; ``'teacher'`` if there is one without a name.
         taps (dict[str, TapPair]): The taps of each task.

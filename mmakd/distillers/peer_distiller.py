@@ -142,9 +142,7 @@ class PeerDistiller(AvatarDistiller):
             sample.peers = others
         return samples
 
-    def test_step(self, data: Any) -> list:
-        """Predict as :meth:`val_step`."""
-        return self.val_step(data)
+    test_step = val_step
 
 
 def _build_students(students: dict[str, Any], data_preprocessor: dict | None,

@@ -92,7 +92,10 @@ def build_runner(cfg: Config, partial: bool = False) -> Runner:
             model = getattr(runner.model, 'module', runner.model)
             rename_keys(model, state_dict)
             # A plain student's checkpoint in the distiller's config, and the other way round.
-            problem = describe_mismatch(model, state_dict, ignored=OWN_KEYS)
+            both = all(any(name.startswith('peers.') for name in weights)
+                       for weights in (model.state_dict(), state_dict))
+            problem = describe_mismatch(model, state_dict,
+                                        ignored=('distiller.', ) if both else OWN_KEYS)
             if partial and problem:
                 own = model.state_dict()
                 # BatchNorm adds its counters to old files itself.

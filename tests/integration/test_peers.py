@@ -7,6 +7,7 @@ import torch
 from mmengine.runner import Runner
 
 import export_student
+from mmakd.utils.cli import build_runner
 from mmakd.utils.errors import ConfigError
 from mmakd.utils.references import resolve_model
 from mmakd.utils.state_dict import OWN_KEYS
@@ -175,6 +176,21 @@ def test_detectors(toy, train):
         assert last(runner, f'val/{name}coco/bbox_mAP_50') >= 0
     assert {key.split('/')[1] for key in runner.message_hub.log_scalars
             if key.startswith('val/') and 'time' not in key} == {'a', 'b', 'coco'}
+
+
+@pytest.mark.parametrize('checkpoint', ['peers', 'plain'])
+def test_a_checkpoint_must_hold_these_students_or_only_the_first(checkpoint, saved, toy):
+    cfg = toy('seg', 'peers', load_from=f'{checkpoint}.pth')
+    build_runner(cfg)
+    cfg.model.students.lean = cfg.model.students.pop('slim')
+    cfg.model.distill.lean = cfg.model.distill.pop('slim')
+    cfg.experiment_name += '_'
+    if checkpoint == 'plain':
+        build_runner(cfg)
+    else:
+        with pytest.raises(ConfigError, match=(
+                r'^load_from=.*: does not fit the model: .* keys missing: peers\.lean\.')):
+            build_runner(cfg)
 
 
 @pytest.fixture
