@@ -28,8 +28,9 @@ class Inspection:
     Attributes:
         problems (ConfigProblems): Problems and warnings.
         model (nn.Module, optional): The model; None if it cannot be built.
-        networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'student'``, or ``'model'``,
-            and the teachers by label, ``'teacher'`` or ``'teacher.<name>'``.
+        networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'model'``, or the
+            students and teachers by label: ``'student'`` or ``'students.<name>'``, ``'teacher'``
+            or ``'teacher.<name>'``.
         teacher_flops (dict[str, int]): FLOPs of each teacher in a step, by label.
         images (dict[str, dict[str, tuple[str, str]]]): How the images of the student and of each
             teacher differ, by label.
@@ -92,8 +93,8 @@ def _teachers(model: nn.Module | None) -> dict[str, Teacher]:
 def _inspect_model(found: Inspection, download: bool) -> dict[str, dict[str, Any]]:
     """Inspect networks and weights; return classes and palette of each teacher's checkpoint."""
     model: Any = found.model
-    student = getattr(model, 'student', None)
-    networks = {'model' if student is None else 'student': student or model, **{
+    students = model.students if isinstance(model, AvatarDistiller) else dict(model=model)
+    networks = {**students, **{
         teacher.label: teacher.network for teacher in _teachers(model).values()}}
     size = None
     for side, network in networks.items():
@@ -115,7 +116,7 @@ def _inspect_model(found: Inspection, download: bool) -> dict[str, dict[str, Any
                             for network in (model.student, teacher.network))
             found.images[teacher.label] = {key: (mine[key], theirs[key]) for key in mine
                                            if mine[key] != theirs[key]}
-            if found.networks['student'][1] and size:
+            if all(found.networks[side][1] for side in students) and size:
                 found.teacher_flops[teacher.label] = measure_teacher(model, name, size)
         check_tokens(model, found.problems, download)
     checkpoints = {}

@@ -1,7 +1,7 @@
 """Build networks and tasks from the config of a distiller, and collect all problems."""
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel
@@ -122,55 +122,83 @@ def _wrong(cfg: dict) -> list[str]:
     return problems
 
 
-def build_tasks(distill: dict[str, Any], student: BaseModel, teachers: Mapping[str, Teacher],
-                problems: ConfigProblems) -> tuple[dict[str, TapPair], nn.ModuleDict]:
+class TaskConfig(NamedTuple):
+    """The config of a task and its place.
+
+    Attributes:
+        key (str): Its config key.
+        cfg (Any): The config.
+        by (str): Label of the student that learns. Defaults to ``'student'``.
+        of (str, optional): Label of the student that teaches. Defaults to None, a teacher does.
+    """
+
+    key: str
+    cfg: Any
+    by: str = 'student'
+    of: str | None = None
+
+
+def build_tasks(configs: Mapping[str, TaskConfig], students: Mapping[str, BaseModel],
+                teachers: Mapping[str, Teacher], problems: ConfigProblems
+                ) -> tuple[dict[str, TapPair], nn.ModuleDict]:
     """Read the taps of all tasks, find their maps by a dry run, and build the tasks.
 
     Tasks with problems, which are added to ``problems``, are left out.
+
+    Args:
+        configs (Mapping[str, TaskConfig]): The tasks by name.
+        students (Mapping[str, BaseModel]): The students by label.
+        teachers (Mapping[str, Teacher]): The teachers by name.
+        problems (ConfigProblems): Collects the problems.
     """
+    networks = {**students, **{name: teacher.network for name, teacher in teachers.items()}}
     pairs: dict[str, TapPair] = {}
     of: dict[str, str] = {}
-    for name, cfg in distill.items():
-        with problems.under(f'model.distill.{name}'):
-            of[name] = _find_teacher(cfg, teachers)
-        with problems.under(f'model.distill.{name}'):
+    for name, (key, cfg, by, peer) in configs.items():
+        with problems.under(key):
+            of[name] = peer or _find_teacher(cfg, teachers)
+        with problems.under(key):
             if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
                                   'use; rename the task')
             taps = task_taps(cfg)
             if name in of:
-                pair = make_tap_pair(student, teachers[of[name]].network, taps,
+                pair = make_tap_pair(students[by], networks[of[name]], taps,
                                      cfg.get('perturb_at'))
-                pairs[name] = pair._replace(of=of[name])
+                pairs[name] = pair._replace(of=of[name], by=by, key=key)
     tasks = nn.ModuleDict()
-    maps = dry_run_tasks(student, teachers, pairs, problems)
-    samples = dry_run_samples(student, 2)
-    for name, cfg in distill.items():
+    maps = dry_run_tasks(students, teachers, pairs, problems)
+    for name, (key, cfg, by, _) in configs.items():
+        if name in maps and any(problem.startswith(f'{key}.') for problem in problems.problems):
+            continue  # of a peer task the other direction would tell the same
         if name in maps:
             options = {key: value for key, value in cfg.items()
                        if key not in ('tap', 'student_tap', 'teacher_tap', 'teacher',
                                       'perturb_at')}
-            with problems.under(f'model.distill.{name}'):
+            with problems.under(key):
                 wrong = wrong_types(options, DistillTask)
                 if wrong:
                     raise ConfigError(wrong)
                 tasks[name] = DistillTask(name, maps[name].student, maps[name].teacher,
-                                          upstream=maps[name].upstream, data_samples=samples,
+                                          upstream=maps[name].upstream,
+                                          data_samples=dry_run_samples(students[by], 2),
                                           **options)
         elif isinstance(cfg, dict) and 'loss' in cfg:
             # Its taps are wrong already; its loss may be wrong as well.
-            with problems.under(f'model.distill.{name}.loss'):
+            with problems.under(f'{key}.loss'):
                 build(cfg['loss'], offer=dict(channels=1))
     return pairs, tasks
 
 
-def check_use(teachers: Mapping[str, Teacher], distill: dict[str, Any], inherit: Any) -> None:
+def check_use(teachers: Mapping[str, Teacher], configs: Iterable[TaskConfig],
+              inherit: Any) -> None:
     """Check that a task, or ``inherit``, names each of several teachers.
 
     Raises:
         ConfigError: If not, unless a task names none or an unknown one: that is an error itself.
     """
-    used = {cfg.get('teacher') for cfg in distill.values() if isinstance(cfg, dict)}
+    used = {task.cfg.get('teacher') for task in configs
+            if task.of is None and isinstance(task.cfg, dict)}
     if used <= set(teachers):
         unused = set(teachers) - used - set(inherit)
         if unused:

@@ -262,7 +262,8 @@ def _build_adapter(cfg: Any, student_map: Tensor, teacher_map: Tensor) -> nn.Mod
     if cfg is None:
         if channels[0] != channels[1]:
             raise ConfigError(f"=None: the student's map has {channels[0]} channels, the "
-                              f"teacher's {channels[1]}; set adapter='auto'")
+                              f"teacher's {channels[1]}; set adapter='auto', or for class scores "
+                              'the same num_classes')
         return nn.Identity()
     names = known_arguments(find_type(cfg))
     if names is not None and not {'in_channels', 'out_channels'} <= names:

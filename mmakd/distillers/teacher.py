@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..utils.amp import autocast_dtype
 from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError
-from ..utils.state_dict import describe_mismatch, rename_keys
+from ..utils.state_dict import OWN_KEYS, describe_mismatch, rename_keys
 from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
 from .renormalize import renormalize, same_normalization
 from .tap_pair import TapPair, dense_taps, perturbed_modules, run_roi_heads
@@ -160,7 +160,7 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
     """
     key = f'{teacher_key(teacher, "ckpt")}={str(checkpoint)!r}'
     state_dict = read_state_dict(str(checkpoint), key)
-    for name in [name for name in state_dict if name.startswith('distiller.')]:
+    for name in [name for name in state_dict if name.startswith(OWN_KEYS)]:
         del state_dict[name]
     rename_keys(model, state_dict)
     problem = describe_mismatch(model, state_dict)
