@@ -41,16 +41,20 @@ class Teacher:
             autocast off. Defaults to None, that of the student's step. In bfloat16 the layers of
             ``mmcv.ops`` run in float32.
         name (str, optional): Its name in the config. Defaults to None.
+        is_average (bool): Whether it is a running average of the student, which
+            :class:`mmakd.hooks.EMATeacherHook` updates. Defaults to False.
     """
 
     def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
                  checkpoint: str | None, strict: bool = True,
-                 precision: torch.dtype | None = None, name: str | None = None) -> None:
+                 precision: torch.dtype | None = None, name: str | None = None,
+                 is_average: bool = False) -> None:
         self.network = network.eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.strict = strict
         self.precision = precision
         self.name = name
+        self.is_average = is_average
         self.label = 'teacher' if name is None else f'teacher.{name}'
         self._student_preprocessor = student_preprocessor
         self._same_normalization = same_normalization(student_preprocessor,
@@ -68,6 +72,10 @@ class Teacher:
         if self.checkpoint is not None:
             load_teacher_checkpoint(self.network, self.checkpoint, self.strict, self.name)
         self.network.is_init = True
+
+    def copy_student(self, student: BaseModel) -> None:
+        """Give an average the current weights of the student."""
+        self.network.load_state_dict(student.state_dict())
 
     def follow(self, *args: Any, **kwargs: Any) -> None:
         """Move or cast the network by ``_apply`` of the model that was built, not of a copy."""

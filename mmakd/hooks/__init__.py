@@ -2,11 +2,12 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .distillation_balance_hook import DistillationBalanceHook
 from .distillation_schedule_hook import DistillationScheduleHook
+from .ema_teacher_hook import EMATeacherHook
 from .exact_resume_hook import ExactResumeHook
 from .perturbation_hook import PerturbationHook
 from .teacher_eval_hook import TeacherEvalHook
 
 __all__ = [
     'AtomicCheckpointHook', 'DistillationBalanceHook', 'DistillationScheduleHook',
-    'ExactResumeHook', 'PerturbationHook', 'TeacherEvalHook'
+    'EMATeacherHook', 'ExactResumeHook', 'PerturbationHook', 'TeacherEvalHook'
 ]

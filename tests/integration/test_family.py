@@ -7,6 +7,8 @@ FOREGROUND = dict(type='EntropyWeightedKDLoss', foreground=True)
 LABEL_SMOOTHING = dict(type='KLDivergence', tau=4.0, temperature_on='teacher')
 RUNS = {
     'the toy config': ('seg', 'ewkd', None),
+    'mean teacher': ('seg', 'meanteacher', None),
+    'mean teacher of a detector': ('det', 'meanteacher', None),
     'with Avatars': ('seg', 'akd-cwd', dict(AVATARS, criterion=dict(
         type='EntropyWeightedKDLoss', gamma=1.0))),
     'a sigmoid for each class': ('det', 'akd-cwd', FOREGROUND),

@@ -1,0 +1,20 @@
+# The student of student_retinanet_shapes.py, taught by the running average of
+# itself.
+_base_ = 'student_retinanet_shapes.py'
+custom_imports = dict(imports=['mmakd'], allow_failed_imports=False)
+model = dict(
+    _delete_=True,
+    type='AvatarDistiller',
+    student={{_base_.model}},
+    teacher='ema',
+    distill=dict(
+        cls=dict(
+            tap='bbox_head.retina_cls',
+            loss=dict(
+                type='EntropyWeightedKDLoss',
+                tau=1.0,
+                gamma=0.0,
+                foreground=True,
+                loss_weight=1.0))))
+default_hooks = dict(
+    ema_teacher=dict(type='EMATeacherHook', momentum=0.99, ramp_iters=200))
