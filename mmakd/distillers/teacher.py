@@ -18,7 +18,7 @@ from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError
 from ..utils.state_dict import describe_mismatch, rename_keys
 from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
-from .renormalize import renormalize, same_normalization
+from .renormalize import renormalize, same_normalization, teacher_view
 from .tap_pair import TapPair, dense_taps, perturbed_modules, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
 from .upstream_avatars import UpstreamAvatars, upstream_avatars
@@ -91,11 +91,13 @@ class Teacher:
         Args:
             pairs (Collection[TapPair]): The taps.
             inputs (Tensor): Images (N, 3, H, W), normalised for the student.
-            data_samples (list, optional): Their data samples.
+            data_samples (list, optional): Their data samples; the images that
+                :class:`mmakd.datasets.TwoViews` put there replace the student's.
 
         Returns:
             FeatureTaps: The features at :func:`mmakd.distillers.tap_pair.dense_taps`.
         """
+        inputs = teacher_view(inputs, data_samples, self._student_preprocessor)
         if not self._same_normalization:
             inputs = renormalize(inputs, data_samples, self._student_preprocessor,
                                  self.network.data_preprocessor)

@@ -16,5 +16,18 @@ model = dict(
                 gamma=0.0,
                 foreground=True,
                 loss_weight=1.0))))
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale={{_base_.image_size}}, keep_ratio=True),
+            dict(type='RandomFlip', prob=0.5),
+            # The student's colours are distorted, the teacher's are not.
+            dict(
+                type='TwoViews',
+                student=[dict(type='PhotoMetricDistortion')],
+                pack=dict(type='PackDetInputs'))
+        ]))
 default_hooks = dict(
     ema_teacher=dict(type='EMATeacherHook', momentum=0.99, ramp_iters=200))

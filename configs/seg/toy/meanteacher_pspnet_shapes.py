@@ -10,5 +10,17 @@ model = dict(
         logits=dict(
             tap='decode_head.conv_seg',
             loss=dict(type='KLDivergence', tau=1.0, loss_weight=1.0))))
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='RandomFlip', prob=0.5),
+            # The student's colours are distorted, the teacher's are not.
+            dict(
+                type='TwoViews',
+                student=[dict(type='PhotoMetricDistortion')],
+                pack=dict(type='PackSegInputs'))
+        ]))
 default_hooks = dict(
     ema_teacher=dict(type='EMATeacherHook', momentum=0.99, ramp_iters=300))
