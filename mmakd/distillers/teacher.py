@@ -154,8 +154,17 @@ def teacher_key(teacher: str | None, option: str) -> str:
 
 
 def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True,
-                            teacher: str | None = None) -> None:
-    """Load a checkpoint into a teacher, matched key by key.
+                            teacher: str | None = None, key: str | None = None) -> None:
+    """Load what :func:`read_teacher_checkpoint`, which has the same arguments, reads."""
+    model.load_state_dict(
+        read_teacher_checkpoint(model, checkpoint, strict, teacher, key), strict=False)
+    print_log(f'Teacher {teacher or ""}'.rstrip() + f' loaded from {checkpoint}', 'current')
+
+
+def read_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True,
+                            teacher: str | None = None, key: str | None = None
+                            ) -> dict[str, Tensor]:
+    """Read a checkpoint of a teacher, matched key by key.
 
     Args:
         model (nn.Module): The teacher.
@@ -164,11 +173,15 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
         strict (bool): Whether missing and unexpected keys are an error, not a warning. Defaults
             to True.
         teacher (str, optional): The teacher's name in the config. Defaults to None.
+        key (str, optional): The config key that names the file. Defaults to None, the teacher's.
+
+    Returns:
+        dict[str, Tensor]: The weights that fit.
 
     Raises:
         ConfigError: If the file is missing, damaged, not a checkpoint, or of another model.
     """
-    key = f'{teacher_key(teacher, "ckpt")}={str(checkpoint)!r}'
+    key = f'{key or teacher_key(teacher, "ckpt")}={str(checkpoint)!r}'
     state_dict = read_state_dict(str(checkpoint), key)
     for name in [name for name in state_dict if name.startswith('distiller.')]:
         del state_dict[name]
@@ -185,5 +198,4 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
         for name in [name for name, value in state_dict.items()
                      if name not in own or own[name].shape != value.shape]:
             del state_dict[name]
-    model.load_state_dict(state_dict, strict=False)
-    print_log(f'Teacher {teacher or ""}'.rstrip() + f' loaded from {checkpoint}', 'current')
+    return state_dict

@@ -5,9 +5,12 @@ from .distillation_schedule_hook import DistillationScheduleHook
 from .ema_teacher_hook import EMATeacherHook
 from .exact_resume_hook import ExactResumeHook
 from .perturbation_hook import PerturbationHook
+from .supervision_complexity_hook import SupervisionComplexityHook
+from .teacher_checkpoint_hook import TeacherCheckpointHook
 from .teacher_eval_hook import TeacherEvalHook
 
 __all__ = [
     'AtomicCheckpointHook', 'DistillationBalanceHook', 'DistillationScheduleHook',
-    'EMATeacherHook', 'ExactResumeHook', 'PerturbationHook', 'TeacherEvalHook'
+    'EMATeacherHook', 'ExactResumeHook', 'PerturbationHook', 'SupervisionComplexityHook',
+    'TeacherCheckpointHook', 'TeacherEvalHook'
 ]

@@ -16,10 +16,18 @@ train_dataloader = dict(
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
             dict(type='RandomFlip', prob=0.5),
-            # The student's colours are distorted, the teacher's are not.
+            # The teacher's image is not distorted. Colours tell these shapes apart,
+            # so the distortion is mild.
             dict(
                 type='TwoViews',
-                student=[dict(type='PhotoMetricDistortion')],
+                student=[
+                    dict(
+                        type='PhotoMetricDistortion',
+                        brightness_delta=16,
+                        contrast_range=(0.8, 1.2),
+                        saturation_range=(0.8, 1.2),
+                        hue_delta=2)
+                ],
                 pack=dict(type='PackSegInputs'))
         ]))
 default_hooks = dict(
