@@ -11,6 +11,7 @@ RUNS = {
     'the toy config': ('seg', 'ewkd', None),
     'mean teacher': ('seg', 'meanteacher', None),
     'mean teacher of a detector': ('det', 'meanteacher', None),
+    'beta smoothing': ('seg', 'beta-smoothing', None),
     'online distillation': ('seg', 'online', None),
     'with Avatars': ('seg', 'akd-cwd', dict(AVATARS, criterion=dict(
         type='EntropyWeightedKDLoss', gamma=1.0))),

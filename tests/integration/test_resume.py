@@ -23,6 +23,7 @@ VARIANTS = {
     'no_seed': {'randomness': dict(seed=None)},
     'mean_teacher': {'name': 'meanteacher', 'default_hooks.ema_teacher.ramp_iters': 6},
 }
+VARIANTS['mean_beta'] = {'name': 'beta-smoothing'}
 VARIANTS['mean_teacher_accumulation'] = {**VARIANTS['mean_teacher'], **VARIANTS['accumulation']}
 VARIANTS['company'] = {**VARIANTS['ema'], **VARIANTS['accumulation'], **VARIANTS['bfloat16']}
 # Where training is taken up, and where it ends.
@@ -70,6 +71,7 @@ def check_same_end(task, variant, whole, resumed):
 @pytest.mark.parametrize('task, variant', [
     ('det', 'best'), ('det', 'workers'), ('det', 'no_seed'), ('seg', 'plain'), ('seg', 'workers'),
     ('seg', 'ema'), ('seg', 'accumulation'), ('seg', 'bfloat16'), ('det', 'mean_teacher'),
+    ('seg', 'mean_beta'),
     ('seg', 'mean_teacher_accumulation')])
 def test_same_end(task, variant, config, train):
     whole = config(task, **VARIANTS[variant])
