@@ -100,7 +100,9 @@ class SupervisionComplexityHook(Hook):
         saved = self._saved.get(self._find_task(unwrapped_model(runner)), {})
         self._images = []
         if runner.iter > 0 and saved.get('num_positions') == self.num_positions:
-            self._images, self._first = saved['images'], saved['first']
+            # MMEngine has read them onto the accelerator.
+            self._images = [image.cpu() for image in saved['images']]
+            self._first = saved['first'].cpu()
         elif runner.iter > 0:
             print_log('SupervisionComplexityHook: the checkpoint has no first prediction at '
                       f'{self.num_positions} positions; that of this iteration is taken',
@@ -165,7 +167,8 @@ def supervision_complexity(features: Tensor, residual: Tensor) -> float:
     kernel = features @ features.T
     ridge = _RIDGE * kernel.trace() / len(kernel)
     kernel.diagonal().add_(ridge.clamp(min=torch.finfo(kernel.dtype).tiny))
-    return ((residual * torch.linalg.solve(kernel, residual)).sum() / len(kernel)).item()
+    solved, _ = torch.linalg.solve_ex(kernel, residual)  # features that are not finite give NaN
+    return ((residual * solved).sum() / len(kernel)).item()
 
 
 @torch.no_grad()

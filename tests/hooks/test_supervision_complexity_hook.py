@@ -38,6 +38,7 @@ def test_formula():
     assert supervision_complexity(features, 2 * residual) == pytest.approx(4 * value)
     assert supervision_complexity(features, 0 * residual) == 0
     assert supervision_complexity(0 * features, 0 * residual) == 0
+    assert np.isnan(supervision_complexity(features / 0, residual))
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 """The hook inside real Runners, on the toy config."""
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mmengine.runner import Runner
 from mmakd.hooks import TeacherCheckpointHook
 from mmakd.utils.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 HOOK = 'default_hooks.teacher_checkpoint'
 WEIGHT = 'decode_head.conv_seg.bias'
 NAMES = [f'work_dirs/teacher_pspnet_shapes/iter_{i}.pth' for i in (275, 550, 825, 1100)]
@@ -65,6 +67,36 @@ def test_resumed_training_has_the_right_one(online):
                                 load_from=f'{first.work_dir}/iter_4.pth'))
     assert again == used[4:]
     assert resumed.iter == 8
+
+
+def test_two_processes(checkpoints, workspace, script, monkeypatch, free_port):
+    """They swap alike, and the first measures the complexity alone."""
+    (workspace / 'dump_bias.py').write_text(textwrap.dedent("""
+        from mmengine.dist import get_rank
+        from mmengine.hooks import Hook
+        from mmengine.registry import HOOKS
+
+
+        @HOOKS.register_module()
+        class DumpBias(Hook):
+
+            def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+                bias = runner.model.module.teacher.decode_head.conv_seg.bias
+                with open(f'rank{get_rank()}.txt', 'a') as file:
+                    file.write(f'{bias[0].item():.0f} ')
+    """))
+    (workspace / 'config.py').write_text(textwrap.dedent(f"""
+        _base_ = '{ROOT}/configs/seg/toy/online_pspnet_shapes.py'
+        custom_imports = dict(imports=['mmakd', 'dump_bias'], allow_failed_imports=False)
+        custom_hooks = [dict(type='DumpBias')]
+        train_dataloader = dict(batch_size=4)
+        train_cfg = dict(max_iters=4, val_interval=4)
+        default_hooks = dict(supervision_complexity=dict(interval=2))
+    """))
+    monkeypatch.setenv('PYTHONPATH', f'{workspace}:{ROOT}')
+    monkeypatch.setenv('PORT', free_port)
+    script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2)
+    assert [Path(f'rank{rank}.txt').read_text() for rank in range(2)] == ['1 2 3 4 '] * 2
 
 
 def test_all_checkpoints_are_verified_before_the_first_batch(online, model):

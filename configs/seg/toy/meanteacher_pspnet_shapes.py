@@ -9,7 +9,7 @@ model = dict(
     distill=dict(
         logits=dict(
             tap='decode_head.conv_seg',
-            loss=dict(type='KLDivergence', tau=1.0, loss_weight=1.0))))
+            loss=dict(type='KLDivergence', tau=1.0, loss_weight=0.3))))
 train_dataloader = dict(
     dataset=dict(
         pipeline=[
@@ -23,10 +23,10 @@ train_dataloader = dict(
                 student=[
                     dict(
                         type='PhotoMetricDistortion',
-                        brightness_delta=16,
-                        contrast_range=(0.8, 1.2),
-                        saturation_range=(0.8, 1.2),
-                        hue_delta=2)
+                        brightness_delta=8,
+                        contrast_range=(0.9, 1.1),
+                        saturation_range=(0.9, 1.1),
+                        hue_delta=1)
                 ],
                 pack=dict(type='PackSegInputs'))
         ]))
