@@ -23,6 +23,8 @@ def check_weights(teacher: Teacher, problems: ConfigProblems,
         of the data set that the checkpoint names.
     """
     key = teacher_key(teacher.name, 'ckpt')
+    if teacher.is_average:
+        return "the student's, averaged in training", {}
     if teacher.checkpoint is None:
         problems.warn(f'{key}=None: the teacher keeps random weights; name a checkpoint')
         return 'random', {}

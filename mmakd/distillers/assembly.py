@@ -1,4 +1,5 @@
 """Build networks and tasks from the config of a distiller, and collect all problems."""
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from .dry_run import dry_run_samples, dry_run_tasks
 from .tap_pair import TapPair, make_tap_pair
 from .teacher import Teacher, teacher_key
 
+# In the place of a teacher's config: the running average of the student.
+_AVERAGE = 'ema'
 _PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
@@ -46,8 +49,13 @@ def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | No
     """Replace ``'auto'`` by the address of the teacher's published weights.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is none, or the teacher is the average of the student.
     """
+    if teacher == _AVERAGE:
+        if teacher_ckpt != 'auto':
+            raise ConfigError(f'={teacher_ckpt!r}: the teacher {_AVERAGE!r} is the average of the '
+                              'student and has no checkpoint; leave this key out')
+        return None
     if teacher_ckpt != 'auto':
         return teacher_ckpt
     reference = teacher.get('cfg') if isinstance(teacher, dict) else teacher
@@ -63,6 +71,7 @@ def build_teachers(teacher: Any, student: BaseModel | None, problems: ConfigProb
 
     Args:
         teacher (str | dict): One, or named ones: a dict of dicts without 'type' and 'cfg'.
+            ``'ema'`` is a copy of the student.
         student (BaseModel | None): The student; None if it cannot be built.
         problems (ConfigProblems): Collects the problems.
         **options: ``ckpt``, ``strict`` and ``precision`` of a teacher without a name.
@@ -87,14 +96,15 @@ def build_teachers(teacher: Any, student: BaseModel | None, problems: ConfigProb
                 raise ConfigError(': missing; give dict(cfg=..., ckpt=...) for each named '
                                   "teacher, or one model dict with a 'type'")
             problems.problems += [f'{teacher_key(name, "")}{wrong}' for wrong in _wrong(cfg)]
-            network = build_network(cfg['cfg'])
+            is_average = cfg['cfg'] == _AVERAGE
+            network: Any = copy.deepcopy(student) if is_average else build_network(cfg['cfg'])
             given = _TeacherOptions(**{key: cfg[key] for key in _TEACHER_KEYS & set(cfg)})
             with problems.under(teacher_key(name, 'ckpt')):
                 given.ckpt = find_teacher_ckpt(given.cfg, given.ckpt)
             if student is not None:
                 teachers[name or 'teacher'] = Teacher(
                     network, student.data_preprocessor, given.ckpt, given.strict,
-                    _PRECISIONS.get(str(given.precision)), name)
+                    _PRECISIONS.get(str(given.precision)), name, is_average)
     return teachers if len(teachers) == len(cfgs) else {}
 
 

@@ -46,9 +46,11 @@ class AvatarDistiller(StudentModel):
     Args:
         student (str | dict): A model dict, a config path, ``'mmdet::name.py'`` or
             ``'mmseg::name.py'``, or ``dict(cfg=<one of these>, **overrides)``.
-        teacher (str | dict): Likewise. Several have names: ``dict(big=dict(cfg=..., ckpt=...),
-            other=dict(...))``, where ``cfg`` is as for one; ``ckpt``, ``strict`` and
-            ``precision`` are as the keys below with ``teacher_``, which one without a name has.
+        teacher (str | dict): Likewise, or ``'ema'``, the running average of the student, which
+            :class:`mmakd.hooks.EMATeacherHook` updates and which has no checkpoint. Several have
+            names: ``dict(big=dict(cfg=..., ckpt=...), other=dict(...))``, where ``cfg`` is as for
+            one; ``ckpt``, ``strict`` and ``precision`` are as the keys below with ``teacher_``,
+            which one without a name has.
         distill (dict[str, dict]): Named tasks. A task has ``tap`` (a dotted module path, the same
             on both sides) or ``student_tap`` and ``teacher_tap``, and ``loss``; optional are
             ``levels``, ``adapter`` and ``resize``, see
@@ -177,6 +179,9 @@ class AvatarDistiller(StudentModel):
         _init_student(*first)
         for name, parts in self._inherit.items():
             inherit(self.student, self.teachers[name].network, parts)
+        for teacher in self.teachers.values():
+            if teacher.is_average:
+                teacher.copy_student(self.student)
         with preserve_rng():
             for peer in peers:
                 _init_student(*peer)

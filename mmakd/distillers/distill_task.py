@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..losses import UncertaintyFeatureLoss
 from ..losses.features import build_loss, run_loss
+from ..losses.seeded_draws import SeededDraws
 from ..utils.build import build, find_type, known_arguments
 from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
 from ..utils.rng import mix_seed
@@ -100,7 +101,7 @@ class DistillTask(nn.Module):
         problems.raise_if_any()
         for index, level_loss in enumerate(self.losses):
             self._try(index, *pairs[index], data_samples)
-            if isinstance(level_loss, UncertaintyFeatureLoss):
+            if isinstance(level_loss, SeededDraws):
                 level_loss.reseed(mix_seed(name, index))
         if upstream is not None:
             self._try_upstream(upstream, teacher_maps)

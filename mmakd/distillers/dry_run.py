@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from mmengine.model import BaseModel
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.utils import to_2tuple
 
 from ..utils.errors import ConfigError, ConfigProblems
@@ -121,11 +121,14 @@ def _run_to_taps(
 
 def dry_run_samples(network: BaseModel, number: int,
                     size: tuple[int, int] = SMALL) -> list[BaseDataElement]:
-    """Make data samples for the dry run; those of a detector have a box."""
+    """Make data samples for the dry run; those of a detector have a box, of a segmentor labels."""
     samples = [BaseDataElement(metainfo=dict(
         ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
         scale_factor=(1.0, 1.0))) for _ in range(number)]
-    if not hasattr(network, 'decode_head'):
+    if hasattr(network, 'decode_head'):
+        for sample in samples:
+            sample.gt_sem_seg = PixelData(data=torch.zeros(1, *size).long())
+    else:
         box = torch.tensor([[0., 0., size[1] / 2, size[0] / 2]])
         for sample in samples:
             sample.gt_instances = InstanceData(bboxes=box, labels=torch.zeros(1).long())

@@ -366,6 +366,14 @@ def test_data_that_is_there_is_no_warning(check):
     assert '1 warning:' in output  # the teacher is not trained yet
 
 
+def test_average_of_the_student_as_teacher(check):
+    for config in (SEG, DET):
+        status, output = check(config.with_name(config.name.replace('akd-cwd', 'meanteacher')))
+        assert (status, problems(output)) == (0, [])
+        assert "teacher's weights: the student's, averaged in training\n" in output
+        assert 'warning' not in output
+
+
 @pytest.mark.parametrize(('flags', 'options', 'status', 'expected'), [
     (['--no-download'], [], 0, ''),
     (['--no-download', '--gpus', '1'], [], 0, ''),
