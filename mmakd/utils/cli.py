@@ -90,12 +90,12 @@ def build_runner(cfg: Config, partial: bool = False) -> Runner:
         with same_on_all_ranks():
             # Of several processes, or of test-time augmentation.
             model = getattr(runner.model, 'module', runner.model)
-            rename_keys(model, state_dict)
             # A plain student's checkpoint in the distiller's config, and the other way round.
-            both = all(any(name.startswith('peers.') for name in weights)
-                       for weights in (model.state_dict(), state_dict))
-            problem = describe_mismatch(model, state_dict,
-                                        ignored=('distiller.', ) if both else OWN_KEYS)
+            has_peers = [any(name.startswith('peers.') for name in weights)
+                         for weights in (model.state_dict(), state_dict)]
+            ignored = ('distiller.', ) if all(has_peers) else OWN_KEYS
+            rename_keys(model, state_dict)
+            problem = describe_mismatch(model, state_dict, ignored)
             if partial and problem:
                 own = model.state_dict()
                 # BatchNorm adds its counters to old files itself.
