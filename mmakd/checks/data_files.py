@@ -39,7 +39,7 @@ def _paths(part: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _paths(item, f'{key}.{i}')
     if not isinstance(part, dict):
         return
-    for name in 'dataset', 'datasets', 'metrics':
+    for name in 'dataset', 'datasets', 'labelled', 'unlabelled', 'metrics':
         yield from _paths(part.get(name), f'{key}.{name}')
     root, prefix = part.get('data_root') or '', part.get('data_prefix')
     named = {'ann_file': part.get('ann_file')}

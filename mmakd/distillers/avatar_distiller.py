@@ -29,6 +29,7 @@ from .inherit import inherit, inherited_parts
 from .mmcv_ops import explain_bfloat16
 from .student_model import StudentModel
 from .tap_pair import TapPair, check_gradient, tap_student
+from .unlabelled import add_unlabelled, first, labelled_first, of_labelled
 from .upstream_avatars import UpstreamAvatars
 
 
@@ -186,8 +187,9 @@ class AvatarDistiller(StudentModel):
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
         active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
-        losses, maps = self.run_with_teacher(active, inputs, data_samples, mode='loss')
-        losses.update(self._distill(maps, inputs, data_samples))
+        inputs, data_samples, number = labelled_first(inputs, data_samples)
+        losses, maps = self.run_with_teacher(active, inputs, data_samples, 'loss', number)
+        losses.update(self._distill(maps, *first(number, inputs, data_samples)))
         return losses
 
     @torch.compiler.disable
@@ -241,7 +243,8 @@ class AvatarDistiller(StudentModel):
 
     @torch.compiler.disable(recursive=False)
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
-                         mode: str) -> tuple[Any, dict[str, TaskMaps]]:
+                         mode: str, num_labelled: int | None = None
+                         ) -> tuple[Any, dict[str, TaskMaps]]:
         """Run the student, and each teacher up to the taps of its tasks.
 
         Args:
@@ -249,9 +252,12 @@ class AvatarDistiller(StudentModel):
             inputs (Tensor): Images, as in :meth:`forward`.
             data_samples (list, optional): Their data samples.
             mode (str): ``'loss'`` or ``'tensor'``.
+            num_labelled (int, optional): Number of images, the first ones, that have ground truth.
+                Defaults to None, all.
 
         Returns:
-            tuple[Any, dict[str, TaskMaps]]: What the student returns, and the maps of each task.
+            tuple[Any, dict[str, TaskMaps]]: What the student returns for the labelled images, and
+            the maps of each task, of all images.
         """
         pairs = {name: self.taps[name] for name in tasks}
         of_teachers = {pair.of: [other for other in pairs.values() if other.of == pair.of]
@@ -262,15 +268,21 @@ class AvatarDistiller(StudentModel):
         # All taps, also those of tasks that rest: a compiled module does not notice later ones.
         with tap_student(self.student, self.taps.values()) as taps, \
                 explain_bfloat16(self.student):
-            outputs = self.student(inputs, data_samples, mode=mode)
+            outputs = self.student(*first(num_labelled, inputs, data_samples), mode=mode)
         if not pairs:
             return outputs, {}
+        if num_labelled is not None:
+            add_unlabelled(taps, self.student, pairs.values(), inputs, data_samples, num_labelled)
         check_gradient(pairs, taps)
         taught: dict[TapPair, tuple[list[Tensor], UpstreamAvatars | None]] = {}
         for name, own in of_teachers.items():
             taught.update(self.teachers[name].maps(own, dense[name], taps))
-        return outputs, {name: TaskMaps(taps.features[pair.student], *taught[pair])
-                         for name, pair in pairs.items()}
+        maps = {name: TaskMaps(taps.features[pair.student], *taught[pair])
+                for name, pair in pairs.items()}
+        if num_labelled is not None:
+            maps.update({name: of_labelled(maps[name], num_labelled) for name in maps
+                         if self.distiller[name].needs_labels and not pairs[name].branches})
+        return outputs, maps
 
 
 def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:
