@@ -31,6 +31,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which ``data/shapes`` lies."""
     folder = tmp_path_factory.mktemp('shapes')
     make_shapes(folder / 'data' / 'shapes', size=(64, 64), count=(16, 8), seed=0)
+    make_shapes(folder / 'data' / 'shapes_patchwork', size=(64, 64), count=(16, 1),
+                layouts=['cityscapes'], style='patchwork')
     return folder
 
 

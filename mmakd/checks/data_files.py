@@ -23,12 +23,14 @@ def check_data(cfg: Config, *splits: str) -> None:
     missing = {key: path for part in parts for key, path in _paths(cfg.get(part), part)
                if not osp.exists(path)}
     if missing:
-        is_drawn = all(osp.join('data', 'shapes') in osp.normpath(path)
-                       for path in missing.values())
+        drawn = [re.search(r'\bdata/shapes(?:_(\w+))?/', f'{osp.normpath(path)}/')
+                 for path in missing.values()]
+        styles = sorted({f' --style {found[1]}' if found[1] else '' for found in drawn if found})
         raise ConfigError('\n'.join([
             f'the config names data that does not exist (seen from {osp.abspath(osp.curdir)}):',
             *(f'  {key}={path!r}' for key, path in missing.items()),
-            'Draw the data: python tools/make_shapes.py' if is_drawn else
+            'Draw the data: ' + ' and '.join(f'python tools/make_shapes.py{style}'
+                                             for style in styles) if all(drawn) else
             'Put the data there or name its place: --cfg-options KEY=PATH ...']))
 
 

@@ -178,9 +178,11 @@ def test_student_without_teacher_stops(task, toy):
         model(**data, mode='loss')
 
 
-@pytest.mark.parametrize('task', TASKS)
-def test_trains_to_the_end(task, toy, train):
-    runner = train(toy(task, 'transfer'))
+@pytest.mark.parametrize('task, name', [
+    ('det', 'transfer'), ('seg', 'transfer'), ('seg', 'transfer-other'),
+    ('seg', 'transfer-mixed')])
+def test_trains_to_the_end(task, name, toy, train):
+    runner = train(toy(task, name))
     assert runner.iter == (4 if task == 'seg' else 8)  # an epoch of 16 labelled images
     logged = runner.message_hub.log_scalars
     for name in f'distill.loss_{TASKS[task]}', 'loss':
