@@ -49,7 +49,9 @@ def toy(workspace: Path) -> Callable[..., Config]:
     """Load a toy config, shortened to a few iterations: ``toy('det', 'akd-cwd', **changes)``."""
 
     def load(task: str, name: str, iters: int = 4, **changes: object) -> Config:
-        cfg = Config.fromfile(ROOT / TOY[task].format(name))
+        path = f'configs/{task}/toy/{name}.py' if name.endswith('_shapes') else (
+            TOY[task].format(name))
+        cfg = Config.fromfile(ROOT / path)
         cfg.work_dir = str(workspace / 'work' / f'{task}_{name}')
         cfg.experiment_name = f'{task}_{name}_{next(_run_numbers)}'
         cfg.train_dataloader.batch_size = 4

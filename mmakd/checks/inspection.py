@@ -11,8 +11,8 @@ from ..distillers import AvatarDistiller, MaskTokenLearner
 from ..distillers.dry_run import SMALL
 from ..distillers.renormalize import swaps_channels
 from ..distillers.teacher import Teacher
-from ..losses import UncertaintyFeatureLoss
 from ..utils.errors import ConfigProblems, describe
+from ..utils.rng import SeededDraws
 from .classes import check_classes, find_class_numbers
 from .complexity import Complexity, measure_network, measure_teacher
 from .data_files import check_data
@@ -146,12 +146,13 @@ def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:
                      f'{type(model).__name__!r}; set custom_imports='
                      "dict(imports=['mmakd'], allow_failed_imports=False)")
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]
-    has_avatars = any(isinstance(module, UncertaintyFeatureLoss) for module in model.modules())
-    if has_avatars and not any(isinstance(hook, dict) and hook.get('type') == 'PerturbationHook'
+    draws = any(isinstance(module, SeededDraws) for module in model.modules())
+    if draws and not any(isinstance(hook, dict) and hook.get('type') == 'PerturbationHook'
                                for hook in hooks):
         problems.warn(
-            'default_hooks: no PerturbationHook, so the Avatars of a resumed training differ and '
-            "sigma is not logged; add perturbation=dict(type='PerturbationHook')")
+            'default_hooks: no PerturbationHook, so the Avatars, or positions, of a resumed '
+            'training differ and sigma is not logged; add '
+            "perturbation=dict(type='PerturbationHook')")
 
 
 def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> str:

@@ -11,7 +11,7 @@ from ..losses import UncertaintyFeatureLoss
 from ..losses.features import build_loss, run_loss, takes_samples
 from ..utils.build import build, find_type, known_arguments
 from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
-from ..utils.rng import mix_seed
+from ..utils.rng import SeededDraws, mix_seed
 from .upstream_avatars import UpstreamAvatars
 
 _KEYS = ('tap', 'student_tap', 'teacher_tap', 'teacher', 'perturb_at', 'levels', 'adapter',
@@ -100,7 +100,7 @@ class DistillTask(nn.Module):
         problems.raise_if_any()
         for index, level_loss in enumerate(self.losses):
             self._try(index, *pairs[index], data_samples)
-            if isinstance(level_loss, UncertaintyFeatureLoss):
+            if isinstance(level_loss, SeededDraws):
                 level_loss.reseed(mix_seed(name, index))
         if upstream is not None:
             self._try_upstream(upstream, teacher_maps)

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from ..avatars import DropoutPerturbation
 from ..losses import UncertaintyFeatureLoss
 from ..utils.errors import ConfigProblems
-from ..utils.rng import mix_seed
+from ..utils.rng import SeededDraws, mix_seed
 from .runner import is_training, unwrapped_model
 from .schedule import Schedule
 
@@ -21,9 +21,10 @@ class PerturbationHook(Hook):
 
     Before each iteration the hook sets every perturbation's ``strength``, a factor on its nominal
     rate or deviation, from the schedule. It reseeds the Avatars from (seed, rank, iteration,
-    task), so a resumed run draws the same Avatars. It logs ``perturbation_strength`` and
+    task), so a resumed run draws the same Avatars, and likewise the positions of
+    ``DistributionCorrelationLoss``. It logs ``perturbation_strength`` and
     ``sigma/<task>.<level>``, the mean over channels, to the message hub, which every visualizer
-    reads. In a model without ``UncertaintyFeatureLoss`` it does nothing, because a child config
+    reads. In a model without such losses it does nothing, because a child config
     can replace its parent's loss but cannot remove its parent's hook.
 
     Args:
@@ -43,6 +44,7 @@ class PerturbationHook(Hook):
                  begin: int = 0, stop: int | None = None, by_epoch: bool = False) -> None:
         self.schedule = Schedule(mode, start, end, begin, stop, by_epoch)
         self._losses: dict[str, UncertaintyFeatureLoss] = {}
+        self._streams: dict[str, SeededDraws] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Check the schedule against the model and the training loop.
@@ -59,7 +61,7 @@ class PerturbationHook(Hook):
             problems.add(f'PerturbationHook: the config has {len(hooks)} such hooks; leave one, '
                          'in default_hooks.perturbation')
         start, end = self.schedule.start, self.schedule.end
-        for name, loss in _avatar_losses(runner).items():
+        for name, loss in _named(runner, UncertaintyFeatureLoss).items():
             perturbation = loss.perturbation
             if isinstance(perturbation, DropoutPerturbation):
                 rate = perturbation.drop_rate * max(start, end)
@@ -71,15 +73,17 @@ class PerturbationHook(Hook):
         problems.raise_if_any()
 
     def before_train(self, runner: Runner) -> None:
-        """Find the losses with Avatars."""
-        self._losses = _avatar_losses(runner)
+        """Find the losses with Avatars, and all with a random stream of their own."""
+        self._losses = _named(runner, UncertaintyFeatureLoss)
+        self._streams = _named(runner, SeededDraws)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Set the strength and reseed the Avatars."""
-        for name, loss in self._losses.items():
+        """Set the strength and reseed the streams."""
+        for loss in self._losses.values():
             if loss.perturbation is not None:
                 loss.perturbation.strength = self.schedule.value(runner)
-            loss.reseed(mix_seed(runner.seed, runner.iter, name))
+        for name, stream in self._streams.items():
+            stream.reseed(mix_seed(runner.seed, runner.iter, name))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:
@@ -97,8 +101,8 @@ class PerturbationHook(Hook):
                     hub.update_scalar(f'train/sigma/{name}', mean)
 
 
-def _avatar_losses(runner: Runner) -> dict[str, UncertaintyFeatureLoss]:
-    """Find the losses with Avatars, by a short name (``fpn.0`` for level 0 of task ``fpn``)."""
+def _named(runner: Runner, kind: Any) -> dict[str, Any]:
+    """Find the losses of a kind, by a short name (``fpn.0`` for level 0 of task ``fpn``)."""
     return {name.removeprefix('distiller.').replace('.losses.', '.'): module
             for name, module in unwrapped_model(runner).named_modules()
-            if isinstance(module, UncertaintyFeatureLoss)}
+            if isinstance(module, kind)}

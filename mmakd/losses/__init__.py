@@ -1,6 +1,7 @@
 """Losses between a student's and a teacher's features."""
 from .channel_wise_divergence import ChannelWiseDivergence
 from .dist_loss import DISTLoss
+from .distribution_correlation_loss import DistributionCorrelationLoss
 from .entropy_weighted_kd_loss import EntropyWeightedKDLoss
 from .feature_mse_loss import FeatureMSELoss
 from .fgd_loss import FGDLoss
@@ -11,6 +12,7 @@ from .pkd_loss import PKDLoss
 from .uncertainty_feature_loss import UncertaintyFeatureLoss
 
 __all__ = [
-    'ChannelWiseDivergence', 'DISTLoss', 'EntropyWeightedKDLoss', 'FGDLoss', 'FeatureMSELoss',
-    'KLDivergence', 'MGDLoss', 'MasKDLoss', 'PKDLoss', 'UncertaintyFeatureLoss'
+    'ChannelWiseDivergence', 'DISTLoss', 'DistributionCorrelationLoss', 'EntropyWeightedKDLoss',
+    'FGDLoss', 'FeatureMSELoss', 'KLDivergence', 'MGDLoss', 'MasKDLoss', 'PKDLoss',
+    'UncertaintyFeatureLoss'
 ]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 
 
 @contextmanager
@@ -42,3 +43,22 @@ def mix_seed(*parts: int | str) -> int:
         number = zlib.crc32(part.encode()) if isinstance(part, str) else part
         words += [number & 0xffffffff, number >> 32]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class SeededDraws:
+    """A component with a random stream of its own, which ``PerturbationHook`` reseeds."""
+
+    def reseed(self, seed: int) -> None:
+        """Start a new stream.
+
+        Args:
+            seed (int): Seed >= 0; combined with the process's rank.
+        """
+        self._seed = seed
+        self._num_calls = 0
+
+    def next_seed(self) -> int:
+        """Return the seed of the next call."""
+        seed = mix_seed(self._seed, get_rank(), self._num_calls)
+        self._num_calls += 1
+        return seed
