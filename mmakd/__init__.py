@@ -7,6 +7,4 @@ from . import avatars, datasets, distillers, hooks, losses, metrics
 from .utils import amp
 from .version import __version__
 
-__all__ = [
-    '__version__', 'amp', 'avatars', 'datasets', 'distillers', 'hooks', 'losses', 'metrics'
-]
+__all__ = ['__version__', 'amp', 'avatars', 'datasets', 'distillers', 'hooks', 'losses', 'metrics']

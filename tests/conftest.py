@@ -31,6 +31,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which ``data/shapes`` lies."""
     folder = tmp_path_factory.mktemp('shapes')
     make_shapes(folder / 'data' / 'shapes', size=(64, 64), count=(16, 8), seed=0)
+    make_shapes(folder / 'data' / 'shapes_patchwork', size=(64, 64), count=(16, 1),
+                layouts=['cityscapes'], style='patchwork')
     return folder
 
 
@@ -47,7 +49,9 @@ def toy(workspace: Path) -> Callable[..., Config]:
     """Load a toy config, shortened to a few iterations: ``toy('det', 'akd-cwd', **changes)``."""
 
     def load(task: str, name: str, iters: int = 4, **changes: object) -> Config:
-        cfg = Config.fromfile(ROOT / TOY[task].format(name))
+        path = f'configs/{task}/toy/{name}.py' if name.endswith('_shapes') else (
+            TOY[task].format(name))
+        cfg = Config.fromfile(ROOT / path)
         cfg.work_dir = str(workspace / 'work' / f'{task}_{name}')
         cfg.experiment_name = f'{task}_{name}_{next(_run_numbers)}'
         cfg.train_dataloader.batch_size = 4

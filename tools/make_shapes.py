@@ -9,11 +9,15 @@ read:
                               train/*.jpg  val/*.jpg
     data/shapes/cityscapes/   leftImg8bit/{train,val}/shapes/*_leftImg8bit.png
                               gtFine/{train,val}/shapes/*_labelTrainIds.png
+
+The style patchwork is another domain, for transfer sets, in data/shapes_patchwork: other outlines,
+textures and grounds, and none of the classes.
 """
 import argparse
 from pathlib import Path
 
 from shapes.dataset import WRITERS, make_shapes
+from shapes.scene import STYLES
 
 _EPILOG = """\
 The same options draw the same bytes. What is there already is kept; other files are never
@@ -21,6 +25,7 @@ overwritten.
 
 examples:
   python tools/make_shapes.py
+  python tools/make_shapes.py --style patchwork
   python tools/make_shapes.py --layout cityscapes --size 512 1024 --count 2000 500 \\
       --out data/shapes_large"""
 
@@ -28,8 +33,9 @@ examples:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EPILOG,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default='data/shapes',
-                        help='folder to hold coco/ and cityscapes/ (default: %(default)s)')
+    parser.add_argument('--out', type=Path,
+                        help='folder to hold coco/ and cityscapes/ (default: data/shapes, or '
+                        'data/shapes_STYLE)')
     parser.add_argument('--size', type=int, nargs='+', default=[96], metavar='N',
                         help='height and width of the images, or one number for both; objects '
                         'grow with them (default: 96)')
@@ -42,7 +48,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--layout', nargs='+', choices=list(WRITERS), default=list(WRITERS),
                         help='what to write: coco to detect, cityscapes to segment '
                         '(default: both)')
+    parser.add_argument('--style', choices=STYLES, default=STYLES[0],
+                        help='what the images show (default: %(default)s)')
     args = parser.parse_args()
+    if args.out is None:
+        args.out = Path('data', '_'.join(dict.fromkeys(['shapes', args.style])))
     if len(args.size) > 2:
         parser.error('--size takes one number, or height and width')
     return args
@@ -51,7 +61,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     try:
-        make_shapes(args.out, (args.size[0], args.size[-1]), args.count, args.seed, args.layout)
+        make_shapes(args.out, (args.size[0], args.size[-1]), args.count, args.seed, args.layout,
+                    args.style)
     except (ValueError, OSError) as error:
         raise SystemExit(f'make_shapes.py: {error}') from None
     print(f'{args.out}: {" and ".join(args.layout)} ready')

@@ -23,12 +23,14 @@ def check_data(cfg: Config, *splits: str) -> None:
     missing = {key: path for part in parts for key, path in _paths(cfg.get(part), part)
                if not osp.exists(path)}
     if missing:
-        is_drawn = all(osp.join('data', 'shapes') in osp.normpath(path)
-                       for path in missing.values())
+        drawn = [re.search(r'\bdata/shapes(?:_(\w+))?/', f'{osp.normpath(path)}/')
+                 for path in missing.values()]
+        styles = sorted({f' --style {found[1]}' if found[1] else '' for found in drawn if found})
         raise ConfigError('\n'.join([
             f'the config names data that does not exist (seen from {osp.abspath(osp.curdir)}):',
             *(f'  {key}={path!r}' for key, path in missing.items()),
-            'Draw the data: python tools/make_shapes.py' if is_drawn else
+            'Draw the data: ' + ' and '.join(f'python tools/make_shapes.py{style}'
+                                             for style in styles) if all(drawn) else
             'Put the data there or name its place: --cfg-options KEY=PATH ...']))
 
 
@@ -39,7 +41,7 @@ def _paths(part: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _paths(item, f'{key}.{i}')
     if not isinstance(part, dict):
         return
-    for name in 'dataset', 'datasets', 'metrics':
+    for name in 'dataset', 'datasets', 'labelled', 'unlabelled', 'metrics':
         yield from _paths(part.get(name), f'{key}.{name}')
     root, prefix = part.get('data_root') or '', part.get('data_prefix')
     named = {'ann_file': part.get('ann_file')}

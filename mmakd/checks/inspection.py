@@ -151,8 +151,9 @@ def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:
     if draws and not any(isinstance(hook, dict) and hook.get('type') == 'PerturbationHook'
                                for hook in hooks):
         problems.warn(
-            'default_hooks: no PerturbationHook, so the draws of a resumed training differ and '
-            "sigma is not logged; add perturbation=dict(type='PerturbationHook')")
+            'default_hooks: no PerturbationHook, so the Avatars, or positions, of a resumed '
+            'training differ and sigma is not logged; add '
+            "perturbation=dict(type='PerturbationHook')")
 
 
 def describe_batch(cfg: Config, gpus: int | None, problems: ConfigProblems) -> str:

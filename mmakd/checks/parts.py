@@ -28,6 +28,7 @@ from ..utils.build import build, check_arguments, find_type
 from ..utils.errors import ConfigProblems, describe
 from ..utils.rng import preserve_rng
 from .keys import check_keys
+from .transfer_set import check_transfer_set, is_transfer_set
 
 SPLITS = ('train', 'val', 'test')
 # Arguments with which a metric reads or writes files when it is built.
@@ -113,9 +114,15 @@ def _build_data(cfg: Config, split: str, parts: Parts, problems: ConfigProblems,
     if split == 'test' and loader == cfg.get('val_dataloader'):
         return built
     with problems.attempt(key):
+        if is_transfer_set(loader.get('dataset')):
+            known = len(problems.problems)
+            parts.metainfo[split] = check_transfer_set(loader, parts.model, problems)
+            if not read_data or len(problems.problems) > known:
+                return built
         if read_data:
-            built = Runner.build_dataloader(loader, seed=0)
-            parts.metainfo[split] = getattr(built.dataset, 'metainfo', {})
+            with problems.under(''):  # a ConfigError of ours names the whole key
+                built = Runner.build_dataloader(loader, seed=0)
+                parts.metainfo[split] = getattr(built.dataset, 'metainfo', {})
             return built
         dataset = loader['dataset']
         while 'dataset' in dataset or 'datasets' in dataset:  # a wrapper counts images when built

@@ -69,6 +69,6 @@ def _types(items: Any) -> str:
 
 def _pipeline(loader: dict) -> Any:
     dataset = loader.get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'labelled' in dataset):
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['labelled']
     return dataset.get('pipeline')

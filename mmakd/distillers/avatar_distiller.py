@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from .mmcv_ops import explain_bfloat16
 from .student_model import StudentModel
 from .tap_pair import TapPair, check_gradient, tap_student
 from .taps import FeatureTaps
+from .unlabelled import add_unlabelled, first, labelled_first, of_labelled
 from .upstream_avatars import UpstreamAvatars
 
 
@@ -222,8 +223,9 @@ class AvatarDistiller(StudentModel):
         if mode != 'loss':
             return self.student(inputs, data_samples, mode=mode)
         active = [name for name, task in self.distiller.items() if task.loss_weight != 0]
-        losses, maps = self.run_with_teacher(active, inputs, data_samples, mode='loss')
-        losses.update(self._distill(maps, inputs, data_samples))
+        inputs, data_samples, number = labelled_first(inputs, data_samples)
+        losses, maps = self.run_with_teacher(active, inputs, data_samples, 'loss', number)
+        losses.update(self._distill(maps, *first(number, inputs, data_samples)))
         return losses
 
     @torch.compiler.disable
@@ -277,7 +279,8 @@ class AvatarDistiller(StudentModel):
 
     @torch.compiler.disable(recursive=False)
     def run_with_teacher(self, tasks: Iterable[str], inputs: Tensor, data_samples: list | None,
-                         mode: str) -> tuple[Any, dict[str, TaskMaps]]:
+                         mode: str, num_labelled: int | None = None
+                         ) -> tuple[Any, dict[str, TaskMaps]]:
         """Run the student, and each teacher up to the taps of its tasks.
 
         Args:
@@ -285,9 +288,12 @@ class AvatarDistiller(StudentModel):
             inputs (Tensor): Images, as in :meth:`forward`.
             data_samples (list, optional): Their data samples.
             mode (str): ``'loss'`` or ``'tensor'``.
+            num_labelled (int, optional): Number of images, the first ones, that have ground truth.
+                Defaults to None, all.
 
         Returns:
-            tuple[Any, dict[str, TaskMaps]]: What the student returns, and the maps of each task.
+            tuple[Any, dict[str, TaskMaps]]: What the student returns for the labelled images, and
+            the maps of each task, of all images.
         """
         pairs = {name: self.taps[name] for name in tasks}
         of_teachers = {name: [pair for pair in pairs.values() if pair.of == name]
@@ -295,7 +301,8 @@ class AvatarDistiller(StudentModel):
         # First, while the student holds no activations for its backward pass.
         dense = {name: self.teachers[name].run(own, inputs, data_samples)
                  for name, own in of_teachers.items() if own}
-        outputs, taps = self._run_students(inputs, data_samples, mode)
+        outputs, taps = self._run_students(pairs.values(), inputs, data_samples, mode,
+                                           num_labelled)
         check_gradient(pairs.values(), taps)
         taught: dict[TapPair, tuple[list[Tensor], UpstreamAvatars | None]] = {
             pair: ([feature.detach() for feature in taps[pair.of].features[pair.teacher]], None)
@@ -303,25 +310,36 @@ class AvatarDistiller(StudentModel):
         for name, label in itertools.product(dense, taps):
             own = [pair for pair in of_teachers[name] if pair.by == label]
             taught.update(self.teachers[name].maps(own, dense[name], taps[label]))
-        return outputs, {name: TaskMaps(taps[pair.by].features[pair.student], *taught[pair])
-                         for name, pair in pairs.items()}
+        maps = {name: TaskMaps(taps[pair.by].features[pair.student], *taught[pair])
+                for name, pair in pairs.items()}
+        if num_labelled is not None:
+            maps.update({name: of_labelled(maps[name], num_labelled) for name in maps
+                         if self.distiller[name].needs_labels and not pairs[name].branches})
+        return outputs, maps
 
     @torch.compiler.disable(recursive=False)
-    def _run_students(self, inputs: Tensor, data_samples: list | None, mode: str
+    def _run_students(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None,
+                      mode: str, num_labelled: int | None
                       ) -> tuple[Any, dict[str, FeatureTaps]]:
         """Run the student; return what it returns, and its taps by its label."""
-        outputs, taps = self._run_tapped('student', inputs, data_samples, mode)
+        outputs, taps = self._run_tapped('student', pairs, inputs, data_samples, mode,
+                                         num_labelled)
         return outputs, dict(student=taps)
 
     @torch.compiler.disable(recursive=False)
-    def _run_tapped(self, label: str, inputs: Tensor, data_samples: list | None, mode: str
+    def _run_tapped(self, label: str, pairs: Collection[TapPair], inputs: Tensor,
+                    data_samples: list | None, mode: str, num_labelled: int | None
                     ) -> tuple[Any, FeatureTaps]:
-        """Run one student; return what it returns, and its taps."""
+        """Run one student; return what it returns, and the taps of all images."""
         student = self.students[label]
         # All taps, also those of tasks that rest: a compiled module does not notice later ones.
-        pairs = [pair for pair in self.taps.values() if pair.by == label]
-        with tap_student(student, pairs) as taps, explain_bfloat16(student):
-            return student(inputs, data_samples, mode=mode), taps
+        own = [pair for pair in self.taps.values() if pair.by == label]
+        with tap_student(student, own) as taps, explain_bfloat16(student):
+            outputs = student(*first(num_labelled, inputs, data_samples), mode=mode)
+        if num_labelled is not None:
+            own = [pair for pair in pairs if pair.by == label]
+            add_unlabelled(taps, student, own, inputs, data_samples, num_labelled)
+        return outputs, taps
 
 
 def _init_student(label: str, student: BaseModel) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses import UncertaintyFeatureLoss
-from ..losses.features import build_loss, run_loss
+from ..losses.features import build_loss, run_loss, takes_samples
 from ..losses.seeded_draws import SeededDraws
 from ..utils.build import build, find_type, known_arguments
 from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
@@ -105,6 +105,12 @@ class DistillTask(nn.Module):
                 level_loss.reseed(mix_seed(name, index))
         if upstream is not None:
             self._try_upstream(upstream, teacher_maps)
+
+    @property
+    def needs_labels(self) -> bool:
+        """bool: Whether the loss, or its criterion, asks for the data samples."""
+        return takes_samples(self.losses[0].criterion if isinstance(
+            self.losses[0], UncertaintyFeatureLoss) else self.losses[0])
 
     @property
     def loss_weight(self) -> float:

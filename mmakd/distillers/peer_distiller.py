@@ -1,7 +1,7 @@
 """Several students that learn from a teacher and from each other."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import permutations
 from typing import Any
 
@@ -17,6 +17,7 @@ from .assembly import TaskConfig, build_network
 from .avatar_distiller import AvatarDistiller
 from .renormalize import same_normalization
 from .student_model import StudentModel
+from .tap_pair import TapPair
 from .taps import FeatureTaps, check_tap
 
 _LABEL = 'students.'
@@ -95,15 +96,18 @@ class PeerDistiller(AvatarDistiller):
         return {f'{_LABEL}{name}': network for name, network in networks.items()}
 
     @torch.compiler.disable(recursive=False)
-    def _run_students(self, inputs: Tensor, data_samples: list | None, mode: str
+    def _run_students(self, pairs: Collection[TapPair], inputs: Tensor, data_samples: list | None,
+                      mode: str, num_labelled: int | None
                       ) -> tuple[Any, dict[str, FeatureTaps]]:
         """Run all; return the losses of all, or what the first returns, and taps by label."""
         first, *others = self.students
         taps = {}
-        outputs, taps[first] = self._run_tapped(first, inputs, data_samples, mode)
+        outputs, taps[first] = self._run_tapped(first, pairs, inputs, data_samples, mode,
+                                                num_labelled)
         with preserve_rng():  # so that the first draws what it draws in plain training
             for label in others:
-                own, taps[label] = self._run_tapped(label, inputs, data_samples, mode)
+                own, taps[label] = self._run_tapped(label, pairs, inputs, data_samples, mode,
+                                                    num_labelled)
                 if mode == 'loss':
                     name = label.removeprefix(_LABEL)
                     outputs.update({f'{name}.{key}': loss for key, loss in own.items()})

@@ -21,11 +21,12 @@ class PerturbationHook(Hook):
     """Schedules the perturbations, makes them reproducible and logs sigma.
 
     Before each iteration the hook sets every perturbation's ``strength``, a factor on its nominal
-    rate or deviation, from the schedule. It reseeds the Avatars, and the draws of
-    ``BetaSmoothingLoss``, from (seed, rank, iteration, task), so a resumed run draws the same. It
-    logs ``perturbation_strength`` and ``sigma/<task>.<level>``, the mean over channels, to the
-    message hub, which every visualizer reads. In a model without losses that draw it does nothing,
-    because a child config can replace its parent's loss but cannot remove its parent's hook.
+    rate or deviation, from the schedule. It reseeds the Avatars, and what ``BetaSmoothingLoss``
+    and ``DistributionCorrelationLoss`` draw, from (seed, rank, iteration, task), so a resumed run
+    draws the same. It logs ``perturbation_strength`` and ``sigma/<task>.<level>``, the mean over
+    channels, to the message hub, which every visualizer reads. In a model without such losses it
+    does nothing, because a child config can replace its parent's loss but cannot remove its
+    parent's hook.
 
     Args:
         mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` go from ``start``

@@ -2,6 +2,7 @@
 from .beta_smoothing_loss import BetaSmoothingLoss
 from .channel_wise_divergence import ChannelWiseDivergence
 from .dist_loss import DISTLoss
+from .distribution_correlation_loss import DistributionCorrelationLoss
 from .entropy_weighted_kd_loss import EntropyWeightedKDLoss
 from .feature_mse_loss import FeatureMSELoss
 from .fgd_loss import FGDLoss
@@ -12,6 +13,7 @@ from .pkd_loss import PKDLoss
 from .uncertainty_feature_loss import UncertaintyFeatureLoss
 
 __all__ = [
-    'BetaSmoothingLoss', 'ChannelWiseDivergence', 'DISTLoss', 'EntropyWeightedKDLoss', 'FGDLoss',
-    'FeatureMSELoss', 'KLDivergence', 'MGDLoss', 'MasKDLoss', 'PKDLoss', 'UncertaintyFeatureLoss'
+    'BetaSmoothingLoss', 'ChannelWiseDivergence', 'DISTLoss', 'DistributionCorrelationLoss',
+    'EntropyWeightedKDLoss', 'FGDLoss', 'FeatureMSELoss', 'KLDivergence', 'MGDLoss', 'MasKDLoss',
+    'PKDLoss', 'UncertaintyFeatureLoss'
 ]

@@ -109,19 +109,22 @@ def run_loss(loss: nn.Module, preds_S: Tensor, preds_T: Tensor,
 
     Those whose ``forward`` names ``data_samples`` are given them.
     """
-    kind: Any = type(loss)
-    is_float32, takes_samples = _traits(kind)
-    options = dict(data_samples=data_samples) if takes_samples else {}
-    if is_float32:
+    options = dict(data_samples=data_samples) if takes_samples(loss) else {}
+    if hasattr(type(loss).forward, 'is_float32'):
         return loss(preds_S, preds_T, **options)
     return _run_foreign(loss, preds_S, preds_T, **options)
 
 
+def takes_samples(loss: nn.Module) -> bool:
+    """Tell whether a loss is given the data samples, with the ground truth."""
+    kind: Any = type(loss)
+    return _takes_samples(kind)
+
+
 @cache
-def _traits(kind: Any) -> tuple[bool, bool]:
+def _takes_samples(kind: Any) -> bool:
     function = kind.compare if issubclass(kind, FeatureLoss) else kind.forward
-    return (hasattr(kind.forward, 'is_float32'),
-            'data_samples' in inspect.signature(function).parameters)
+    return 'data_samples' in inspect.signature(function).parameters
 
 
 @float32

@@ -18,6 +18,7 @@ KINDS: dict[str, dict] = {
     'DISTLoss': dict(tau=2.0),
     'KLDivergence': dict(tau=2.0),
     'EntropyWeightedKDLoss': dict(tau=2.0, gamma=-0.5),
+    'DistributionCorrelationLoss': dict(source='avatars'),
     # Without a mask nothing is random.
     'MGDLoss': dict(alpha_mgd=1e-2, lambda_mgd=0.0),
     'MasKDLoss': dict(num_tokens=3, student_masks_begin=None),

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from shapes import dataset
 from shapes.dataset import make_shapes
-from shapes.scene import CLASSES, SPLITS, draw_scene
+from shapes.scene import CLASSES, SPLITS, STYLES, draw_scene
 
 ROOT = Path(__file__).parents[2]
 TINY = dict(size=(64, 64), count=(6, 4), seed=3)
@@ -189,10 +189,10 @@ def test_other_files_are_left_alone(tmp_path):
 
 def test_interruption_leaves_nothing(tmp_path, monkeypatch):
 
-    def interrupted(seed, split, index, size):
+    def interrupted(seed, split, index, size, style):
         if (split, index) == ('val', 2):
             raise KeyboardInterrupt
-        return draw_scene(seed, split, index, size)
+        return draw_scene(seed, split, index, size, style)
 
     monkeypatch.setattr(dataset, 'draw_scene', interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -209,6 +209,40 @@ def test_wrong_numbers_name_their_option(wrong, tmp_path):
     with pytest.raises(ValueError, match=f'--{next(iter(wrong))}'):
         make_shapes(tmp_path / 'shapes', **{**TINY, **wrong})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_patchwork_is_another_domain(tmp_path, drawn):
+    make_shapes(tmp_path, **TINY, style='patchwork')
+    assert _contents(tmp_path).keys() == _contents(drawn).keys()
+    for split, number in zip(SPLITS, TINY['count']):
+        coco = COCO(tmp_path / 'coco' / 'annotations' / f'instances_{split}.json')
+        assert len(coco.imgs) == number and not coco.anns
+        assert not any(labels.any() for labels in _label_maps(tmp_path, split))
+    # Hard edges of large patches: far more change from pixel to pixel.
+    edges = [np.mean([np.abs(np.diff(draw_scene(0, 'train', index, (64, 64), style).image.astype(
+        float), axis=1)).mean() for index in range(10)]) for style in STYLES]
+    assert edges[1] > 1.2 * edges[0]
+    with pytest.raises(FileExistsError, match='style patchwork instead of shapes'):
+        make_shapes(tmp_path, **TINY)
+
+
+def test_data_without_a_style_are_shapes(tmp_path):
+    make_shapes(tmp_path, **TINY, layouts=['cityscapes'])
+    manifest = tmp_path / 'cityscapes' / 'shapes.json'
+    content = json.loads(manifest.read_text())
+    assert content.pop('style') == 'shapes'
+    manifest.write_text(json.dumps(content))
+    make_shapes(tmp_path, **TINY, layouts=['cityscapes'])
+    with pytest.raises(FileExistsError, match='style shapes instead of patchwork'):
+        make_shapes(tmp_path, **TINY, layouts=['cityscapes'], style='patchwork')
+
+
+@pytest.mark.parametrize(('options', 'folder'), [
+    ([], 'data/shapes'), (['--style', 'patchwork'], 'data/shapes_patchwork')])
+def test_default_folder(options, folder, tmp_path):
+    subprocess.run([sys.executable, ROOT / 'tools' / 'make_shapes.py', '--size', '32', '--count',
+                    '1', '1', *options], check=True, cwd=tmp_path)
+    assert {path.name for path in (tmp_path / folder).iterdir()} == {'coco', 'cityscapes'}
 
 
 def test_command_line(tmp_path):

@@ -89,7 +89,8 @@ def make_shapes(out: str | Path = 'data/shapes',
                 size: tuple[int, int] = (96, 96),
                 count: tuple[int, int] = (1600, 500),
                 seed: int = 0,
-                layouts: Sequence[str] = tuple(WRITERS)) -> None:
+                layouts: Sequence[str] = tuple(WRITERS),
+                style: str = 'shapes') -> None:
     """Draw the data set, or keep it where it is there already.
 
     An interrupted drawing leaves no part of a data set behind: each layout appears under its name
@@ -103,6 +104,7 @@ def make_shapes(out: str | Path = 'data/shapes',
             do not change the first ones. Defaults to (1600, 500).
         seed (int): What all randomness derives from. Defaults to 0.
         layouts (Sequence[str]): The keys of :data:`WRITERS` to write. Defaults to all.
+        style (str): One of :data:`shapes.scene.STYLES`. Defaults to 'shapes'.
 
     Raises:
         ValueError: If a number is out of range.
@@ -115,7 +117,7 @@ def make_shapes(out: str | Path = 'data/shapes',
     if seed < 0:
         raise ValueError(f'--seed must not be negative, got {seed}')
     out = Path(out)
-    parameters = dict(version=VERSION, size=list(size), count=list(count), seed=seed)
+    parameters = dict(version=VERSION, size=list(size), count=list(count), seed=seed, style=style)
     missing = [layout for layout in layouts if not _is_drawn(out / layout, parameters)]
     if not missing:
         return
@@ -124,7 +126,7 @@ def make_shapes(out: str | Path = 'data/shapes',
         for split, number in zip(SPLITS, count):
             writers = [WRITERS[layout](Path(drawing, layout), split) for layout in missing]
             for index in track(range(number), f'drawing {split}'):
-                scene = draw_scene(seed, split, index, size)
+                scene = draw_scene(seed, split, index, size, style)
                 for writer in writers:
                     writer.add(scene)
             for writer in writers:
@@ -142,7 +144,7 @@ def _is_drawn(folder: Path, parameters: dict[str, Any]) -> bool:
     if not manifest.is_file():
         raise FileExistsError(f'{folder} holds other files and is left alone: choose another '
                               'folder with --out')
-    found = json.loads(manifest.read_text())
+    found = {'style': 'shapes', **json.loads(manifest.read_text())}
     differences = [f'{key} {found.get(key)} instead of {value}'
                    for key, value in parameters.items() if found.get(key) != value]
     if differences:

@@ -9,6 +9,7 @@ import numpy as np
 # Raise it whenever the pictures change, so that old ones are not reused.
 VERSION = 1
 SPLITS = ('train', 'val')
+STYLES = ('shapes', 'patchwork')
 # Scenes are painted larger and scaled down, which smooths the edges.
 SUPERSAMPLING = 2
 # No object is hidden further than this, so that every label can be seen.
@@ -69,6 +70,18 @@ TEXTURES = dict(
 )
 
 
+# What only a patchwork has.
+PATCH_OUTLINES = (
+    [np.array([(1, .3), (.3, .3), (.3, 1), (-.3, 1), (-.3, .3), (-1, .3), (-1, -.3), (-.3, -.3),
+               (-.3, -1), (.3, -1), (.3, -.3), (1, -.3)]) / 1.05],
+    [np.array([(.98, .2), (-.98, .2), (-.98, -.2), (.98, -.2)])],
+)
+PATCH_TEXTURES = dict(
+    waves=lambda u, v: np.sin(7 * u + 2 * np.sin(5 * v)) > 0,
+    grid=lambda u, v: np.maximum(np.cos(12 * u), np.cos(12 * v)) > 0.8,
+)
+
+
 def _enlarge(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     """Blend a few values smoothly over an image."""
     return cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -92,11 +105,11 @@ class Scene(NamedTuple):
 class _Canvas:
     """A picture under construction and its map of objects."""
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int], style: str):
         self.rng = rng
         self.height, self.width = (SUPERSAMPLING * side for side in size)
         self.side = min(self.height, self.width)
-        self.image = self._background()
+        self.image = self._patches() if style == 'patchwork' else self._background()
         self.instances = np.zeros((self.height, self.width), np.int32)
         self.areas: list[int] = []
 
@@ -117,13 +130,18 @@ class _Canvas:
         clouds = muted[0] + mix * (muted[1] - muted[0])
         return _enlarge(clouds, self.height, self.width)
 
+    def _patches(self) -> np.ndarray:
+        """A ground of flat patches of any colour."""
+        grid = self.rng.uniform(0, 255, (*self.rng.integers(3, 9, 2), 3)).astype(np.float32)
+        return cv2.resize(grid, (self.width, self.height), interpolation=cv2.INTER_NEAREST)
+
     def paint(self, contours: Sequence[np.ndarray], texture: str, radius: float, hue: float,
               is_object: bool) -> bool:
         """Put a shape at a random place, in front of what is there.
 
         Args:
             contours (Sequence[np.ndarray]): Its outline within the unit circle, and its holes.
-            texture (str): The key of its pattern in :data:`TEXTURES`.
+            texture (str): The key of its pattern in :data:`TEXTURES` or :data:`PATCH_TEXTURES`.
             radius (float): Its radius in shorter sides of the image.
             hue (float): About its first colour, in [0, 1].
             is_object (bool): Whether it is an object or clutter.
@@ -151,7 +169,7 @@ class _Canvas:
         y, x = np.nonzero(inside)
         pixels = np.stack([x, y]) + (low - centre)[:, None]
         u, v = np.linalg.inv(shape_to_image) @ pixels
-        share = TEXTURES[texture](u, v)[:, None]
+        share = {**TEXTURES, **PATCH_TEXTURES}[texture](u, v)[:, None]
         first, second = self._colours(hue)
         self.image[window][inside] = first + share * (second - first)
         if is_object:
@@ -180,7 +198,8 @@ class _Canvas:
         return np.rint(image).clip(0, 255).astype(np.uint8), instances
 
 
-def draw_scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scene:
+def draw_scene(seed: int, split: str, index: int, size: tuple[int, int],
+               style: str = 'shapes') -> Scene:
     """Draw one image, whatever else is drawn.
 
     Args:
@@ -188,17 +207,23 @@ def draw_scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scen
         split (str): Its part of the data set, one of :data:`SPLITS`.
         index (int): Its number there.
         size (tuple[int, int]): Its height and width.
+        style (str): One of :data:`STYLES`; ``'patchwork'`` has outlines, textures and grounds of
+            its own, and no objects. Defaults to ``'shapes'``.
 
     Returns:
         Scene: The picture, its map of objects and their classes.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
-    canvas = _Canvas(rng, size)
+    canvas = _Canvas(rng, size, style)
     labels: list[int] = []
     # A long image holds proportionally more.
     crowd = max(size) / min(size)
     for _ in range(round(crowd * rng.integers(6, 13))):
-        if rng.random() < 0.65:
+        if style == 'patchwork':
+            contours = PATCH_OUTLINES[rng.integers(len(PATCH_OUTLINES))]
+            canvas.paint(contours, str(rng.choice(list(PATCH_TEXTURES))),
+                         rng.uniform(0.08, 0.26), rng.random(), is_object=False)
+        elif rng.random() < 0.65:
             label = int(rng.integers(len(CLASSES)))
             kind = CLASSES[label]
             if canvas.paint(OUTLINES[kind.outline], kind.texture, rng.uniform(*kind.radius),
