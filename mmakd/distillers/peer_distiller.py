@@ -25,6 +25,18 @@ _PEER_KEYS = {'tap', 'loss', 'adapter', 'resize', 'levels'}
 _PEER_DEFAULTS = dict(loss=dict(type='KLDivergence'), adapter=None)
 
 
+class PeerPredictions(list):
+    """The data samples of the first student, as all code that knows one model expects.
+
+    Args:
+        by_student (dict[str, list]): The data samples of all students by name.
+    """
+
+    def __init__(self, by_student: dict[str, list]) -> None:
+        super().__init__(next(iter(by_student.values())))
+        self.by_student = by_student
+
+
 @MODELS.register_module()
 class PeerDistiller(AvatarDistiller):
     r"""Trains several students, which learn from the teacher and from each other.
@@ -121,30 +133,23 @@ class PeerDistiller(AvatarDistiller):
                 'it saves: take the original one)')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def val_step(self, data: Any) -> list:
+    def val_step(self, data: Any) -> PeerPredictions:
         """Predict by all students.
 
         Args:
             data (dict): A batch as a dataloader gives it.
 
         Returns:
-            list: The first student's data samples; each has those of the others as ``peers``, and
-            its student's name as metainfo ``student``.
+            PeerPredictions: The first student's data samples, with those of all.
         """
         data = self.data_preprocessor(data, False)
         # A network writes its predictions into the samples that it gets.
         copies = [[sample.new() for sample in data['data_samples']] for _ in self.peers]
-        samples = self._run_forward(data, mode='predict')
-        named: Any = {self.first: samples}
+        found = {self.first: self._run_forward(data, mode='predict')}
         with preserve_rng():
-            for (name, peer), own in zip(self.peers.items(), copies):
-                named[name] = peer(data['inputs'], own, mode='predict')
-        for name, predictions in named.items():
-            for prediction in predictions:
-                prediction.set_metainfo(dict(student=name))
-        for sample, *others in zip(*named.values()):
-            sample.peers = others
-        return samples
+            for (name, peer), samples in zip(self.peers.items(), copies):
+                found[name] = peer(data['inputs'], samples, mode='predict')
+        return PeerPredictions(found)
 
     test_step = val_step
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ class PeerEvaluator(Evaluator):
     """Scores each student of a :class:`mmakd.distillers.PeerDistiller` by metrics of its own.
 
     The scores are named ``<student>/<metric>``; those of the first student also have their plain
-    names. Of a model that is no ``PeerDistiller`` only the latter exist.
+    names. Only the latter exist for other models, and with test-time augmentation.
 
     Args:
         metrics (dict | Sequence[dict]): Configs of the metrics, as of ``val_evaluator``.
@@ -33,20 +32,18 @@ class PeerEvaluator(Evaluator):
         """Have the metrics process the predictions of each student.
 
         Args:
-            data_samples (Sequence[BaseDataElement]): What ``PeerDistiller.val_step`` returns.
+            data_samples (Sequence[BaseDataElement]): What the model's ``val_step`` returns.
             data_batch (Any): The batch from the dataloader. Defaults to None.
         """
-        by_student: dict[str, list[BaseDataElement]] = defaultdict(list)
-        for sample in data_samples:
-            for prediction in (sample, *sample.pop('peers', ())):
-                by_student[prediction.get('student', '')].append(prediction)
-        (self._first, own), *others = by_student.items()
-        super().process(own, data_batch)
-        for name, predictions in others:
+        super().process(data_samples, data_batch)
+        # Another model's are a plain list, and so are those merged at test-time augmentation.
+        by_student = getattr(data_samples, 'by_student', {'': data_samples})
+        self._first, *others = by_student
+        for name in others:
             if name not in self._others:
                 self._others[name] = Evaluator(copy.deepcopy(self._cfg))
                 self._others[name].dataset_meta = self.dataset_meta
-            self._others[name].process(predictions, data_batch)
+            self._others[name].process(by_student[name], data_batch)
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Compute the scores of each student; see :meth:`Evaluator.evaluate`."""

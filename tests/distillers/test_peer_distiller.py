@@ -190,17 +190,16 @@ def test_predictions_of_each_student(peers):
                           data_samples=copy.deepcopy(samples)))
         data = peers.data_preprocessor(dict(
             inputs=[image.add(128) for image in inputs], data_samples=samples), False)
-        for index, (name, student) in enumerate(zip(('psp', 'slim'), peers.students.values())):
+        assert list(found.by_student) == ['psp', 'slim'] and found == found.by_student['psp']
+        for predictions, student in zip(found.by_student.values(), peers.students.values()):
             expected = student(data['inputs'], copy.deepcopy(data['data_samples']), mode='predict')
-            for sample, wanted in zip(found, expected):
-                own = (sample, *sample.peers)[index]
-                assert own.student == name
+            for own, wanted in zip(predictions, expected, strict=True):
                 assert torch.equal(own.seg_logits.data, wanted.seg_logits.data)
                 assert torch.equal(own.gt_sem_seg.data, wanted.gt_sem_seg.data)
-    assert not torch.equal(found[0].seg_logits.data, found[0].peers[0].seg_logits.data)
+    assert not torch.equal(*(samples[0].seg_logits.data for samples in found.by_student.values()))
     # Other modes are the first student's.
     assert torch.equal(peers(inputs), peers.student(inputs))
-    assert not hasattr(peers(inputs, samples, mode='predict')[0], 'peers')
+    assert type(peers(inputs, samples, mode='predict')) is list
 
 
 def test_detectors_of_unlike_depth(toy):

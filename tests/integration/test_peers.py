@@ -63,6 +63,17 @@ def test_each_student_is_validated_and_exported(toy, train, score):
         'mIoU': psp, 'psp/mIoU': psp, 'slim/mIoU': slim}
 
 
+def test_test_time_augmentation_is_of_the_first(toy):
+    """Merged predictions have the views of one student."""
+    cfg = toy('seg', 'peers')
+    *pipeline, pack = cfg.test_dataloader.dataset.pipeline
+    flips = [dict(type='RandomFlip', prob=probability) for probability in (0.0, 1.0)]
+    cfg.test_dataloader.dataset.pipeline = [
+        *pipeline, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    cfg.model = dict(type='SegTTAModel', module=cfg.model)
+    assert set(Runner.from_cfg(cfg).test()) == {'aAcc', 'mIoU', 'mAcc'}
+
+
 def test_weight_zero_leaves_the_first_student_as_plain_training(toy, train):
     runs = []
     for name in 'student', 'peers':
