@@ -35,7 +35,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('checkpoint', metavar='CKPT', help='path of the checkpoint')
     parser.add_argument('name', metavar='NAME', help='name of the student, a key of '
                         "model.students in the distiller's config")
-    parser.add_argument('out', metavar='OUT', help='file to write; one that exists is replaced')
+    parser.add_argument('out', metavar='OUT', help='file to write')
+    parser.add_argument('--force', action='store_true', help='replace a file that is there')
     add_trust(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -83,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     source, out = Path(args.checkpoint).expanduser(), Path(args.out).expanduser()
     if source.resolve() == out.resolve():
         raise ConfigError(f'OUT={args.out!r}: is the checkpoint itself; name another file')
+    if out.exists() and not args.force:
+        raise ConfigError(f'OUT={args.out!r}: exists; name another file, or replace it with '
+                          '--force')
     key = f'CKPT={args.checkpoint!r}'
     checkpoint = read_checkpoint(source, key)
     weights = select_student(checkpoint, args.name, key)
