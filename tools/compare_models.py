@@ -96,12 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores = {name: of_task(cfg, dataset.metainfo) for name in models}
     costs = measure_costs(models, dataset, args.device)
     evaluate(models, scores, dataloader)
-    versions = [f'{name} {import_module(name).__version__}'
-                for name in ('mmakd', 'torch', 'mmengine', 'mmcv', scope)]
     with quiet():  # the visualizers warn of boxes that leave the image
         write_page(Path(args.out), models, scores, dataset, args.num_images,
-                   config=Path(args.config).stem, rounds=ROUNDS, versions=', '.join(versions),
-                   machine=describe_machine(args.device), costs=costs,
+                   config=Path(args.config).stem, rounds=ROUNDS, costs=costs,
+                   machine=describe_machine(args.device),
                    checkpoints={name: checkpoint for name, (_, checkpoint) in built.items()})
     print(args.out)
 

@@ -111,7 +111,7 @@ def draw_reliability(bins: Mapping[str, CalibrationBins]) -> Figure:
         diagram.plot(confidence[filled] / total[filled], correct[filled] / total[filled], 'o-',
                      label=f'{name} ECE {of_model.ece():.4f}'.strip())
         shares.stairs(total / total.sum(), np.linspace(0, 1, len(total) + 1), fill=len(bins) == 1)
-    diagram.legend()
+    figure.legend(loc='outside upper center')
     diagram.set(ylabel='accuracy', xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel='confidence', ylabel='share', ylim=(0, None))
     return figure

@@ -114,12 +114,13 @@ def test_the_diagram_shows_the_bins():
                                       ('AKD', [0.3, 0.5], [1, 0])):
         bins[name] = CalibrationBins(10)
         bins[name].update(torch.tensor(confidence), torch.tensor(correct).bool())
-    diagram, shares = draw_reliability(bins).axes
+    figure = draw_reliability(bins)
+    diagram, shares = figure.axes
     diagonal, student, akd = diagram.lines
     np.testing.assert_allclose(diagonal.get_xydata(), [[0, 0], [1, 1]])
     np.testing.assert_allclose(student.get_xydata(), [[0.11, 0.5], [0.95, 1]])
     np.testing.assert_allclose(akd.get_xydata(), [[0.3, 1], [0.5, 0]])
-    assert [text.get_text() for text in diagram.get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         'student ECE 0.2767', 'AKD ECE 0.6000']
     values = [stairs.get_data().values for stairs in shares.patches]
     np.testing.assert_allclose(values, [[0, 2 / 3, 0, 0, 0, 0, 0, 0, 0, 1 / 3],

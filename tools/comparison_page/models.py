@@ -3,7 +3,6 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -32,7 +31,7 @@ def build_models(cfg: Config, student: str, akd: str, with_teacher: bool,
         problems.add(f"--teacher: model.type={model.get('type')!r} has no teacher; leave it out, "
                      'or name the config of a distilled student')
     elif with_teacher and STUDENT in models:
-        options = {key: model[f'teacher_{key}'] for key in ('ckpt', 'strict', 'precision')
+        options = {key: model[f'teacher_{key}'] for key in ('ckpt', 'strict')
                    if f'teacher_{key}' in model}
         for teacher in build_teachers(model.teacher, models[STUDENT][0], problems,
                                       **options).values():
@@ -59,13 +58,13 @@ def measure_costs(models: dict[str, BaseModel], dataset: Any,
     batch = pseudo_collate([dataset[0]])
     steps = {name: partial(model.to(device).val_step, batch) for name, model in models.items()}
     with torch.no_grad():
-        seconds = measure_time(steps, ROUNDS, device, 'Timing')
+        times = {name: median(seconds) for name, seconds in
+                 measure_time(steps, ROUNDS, device, 'Timing').items()}
     height, width = batch['inputs'][0].shape[-2:]
     rows = {
         'parameters': [f'{count_parameters(model):,}' for model in models.values()],
         'GFLOPs': [f'{found.flops / 1e9:.3g}' for found in measured],
         'for an image of': [' x '.join(map(str, found.image_size)) for found in measured],
-        f'ms for {height} x {width}': [f'{1000 * median(of):.1f}' for of in seconds.values()],
-        "over the student's": [f'{median(np.divide(of, seconds[STUDENT])):.2f}'
-                               for of in seconds.values()]}
+        f'ms for {height} x {width}': [f'{1000 * time:.1f}' for time in times.values()],
+        "over the student's": [f'{time / times[STUDENT]:.2f}' for time in times.values()]}
     return [dict(name=name, cells=cells) for name, cells in rows.items()]

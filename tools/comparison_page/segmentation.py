@@ -1,40 +1,60 @@
 """The scores of a segmentor."""
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from mmengine.evaluator import BaseMetric
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from comparison_page.scores import ModelScores
-from mmakd.metrics.outcomes import Outcomes, segmentation_outcomes
+from mmakd.metrics import SegECE
+
+
+class Confusion(BaseMetric):
+    """Shares of the pixels of each label by prediction, in per cent.
+
+    Attributes:
+        shares (Tensor): They, (labels, predictions).
+    """
+
+    default_prefix = 'confusion'
+
+    def __init__(self, number: int, ignore_index: int) -> None:
+        super().__init__()
+        self.number, self.ignore_index = number, ignore_index
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            labels, found = (sample[f'{kind}_sem_seg']['data'].cpu().long()
+                             for kind in ('gt', 'pred'))
+            counts = (labels != self.ignore_index) & (labels < self.number)
+            self.results.append(torch.bincount(labels[counts] * self.number + found[counts],
+                                               minlength=self.number**2))
+
+    def compute_metrics(self, results: list) -> dict:
+        pixels = torch.stack(results).sum(0).view(self.number, self.number)
+        self.shares = 100 * pixels / pixels.sum(1, keepdim=True)
+        return {}
 
 
 class Segmentation(ModelScores):
-    """Intersection over union; ``confusion`` counts pixels by label (row) and prediction."""
+    """Intersection over union, by IoUMetric, and the confusion of classes."""
 
-    metric_type = IoUMetric
+    kind = IoUMetric
     how = "An image's mIoU is the mean over the classes that it has or is predicted to have."
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def more_metrics(self) -> list[BaseMetric]:
         self.metric.metrics = ['mIoU']
-        self.confusion = torch.zeros((len(self.metainfo['classes']), ) * 2, dtype=torch.long)
         self.visualizer = SegLocalVisualizer(alpha=0.6)
         self.visualizer.dataset_meta = self.metainfo
-
-    def outcomes(self, sample: dict) -> Outcomes:
-        labels, found = (sample[f'{kind}_sem_seg']['data'].cpu().long() for kind in ('gt', 'pred'))
-        number = len(self.confusion)
-        counts = (labels != self.metric.ignore_index) & (labels < number)
-        self.confusion += torch.bincount(labels[counts] * number + found[counts],
-                                         minlength=number**2).view(number, number)
-        return segmentation_outcomes(sample, self.metric.ignore_index)
+        self.confusion = Confusion(len(self.metainfo['classes']), self.metric.ignore_index)
+        return [SegECE(ignore_index=self.metric.ignore_index), self.confusion]
 
     def grouped(self, metrics: dict[str, float], results: list) -> dict[str, dict[str, float]]:
         intersect, union, *_ = (torch.stack(areas).sum(0) for areas in zip(*results))
@@ -52,22 +72,16 @@ class Segmentation(ModelScores):
         self.visualizer.add_datasample('', image, drawn, with_labels=False)
         return self.visualizer.get_image()
 
-    def draw_confusion(self, title: str, other: 'Segmentation | None' = None) -> Figure:
-        """Draw the share of each label's pixels by prediction, perhaps less another model's."""
-        share = self._share() - (other._share() if other else 0)
-        most = float(share.abs().nan_to_num().max()) if other else 100
-        figure = Figure(figsize=(4.1, 4.1), layout='constrained')
-        panel = figure.subplots()
-        panel.imshow(share, cmap='RdBu' if other else 'Blues', vmin=-most if other else 0,
-                     vmax=most)
+    def draw_confusion(self, title: str, base: Any = None) -> Figure:
+        shares = (self.confusion.shares - (base.confusion.shares if base else 0)).numpy()
+        most = np.nanmax(abs(shares)) if base else 100
+        figure = Figure(figsize=(4, 4), layout='constrained')
+        panel, classes = figure.subplots(), self.metainfo['classes']
+        panel.imshow(shares, 'RdBu' if base else 'Blues', vmin=-most if base else 0, vmax=most)
         panel.set(title=title, xlabel='predicted', ylabel='label')
-        classes = self.metainfo['classes']
         panel.set_xticks(range(len(classes)), classes, rotation=90)
         panel.set_yticks(range(len(classes)), classes)
-        for (row, column), value in np.ndenumerate(share.numpy()) if len(classes) <= 10 else ():
-            panel.text(column, row, '' if np.isnan(value) else round(value), fontsize=8,
-                       ha='center', va='center', color='w' if abs(value) > 0.6 * most else 'k')
+        for (row, column), share in np.ndenumerate(shares) if len(classes) <= 10 else ():
+            panel.text(column, row, '' if np.isnan(share) else round(share), fontsize=8,
+                       ha='center', va='center', color='w' if abs(share) > 0.6 * most else 'k')
         return figure
-
-    def _share(self) -> Tensor:
-        return 100 * self.confusion / self.confusion.sum(1, keepdim=True)
