@@ -21,17 +21,15 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmakd.distillers.assembly import build_network
-from mmakd.utils.checkpoint import local_path, read_checkpoint, read_state_dict, trust
+from mmakd.distillers.plain_student import load_student
+from mmakd.utils.checkpoint import local_path, read_checkpoint, trust
 from mmakd.utils.cli import add_cfg_options, add_trust, config_errors_as_messages
 from mmakd.utils.config_file import read_config
-from mmakd.utils.errors import ConfigError, ConfigProblems, describe
-from mmakd.utils.state_dict import describe_mismatch, rename_keys
+from mmakd.utils.errors import ConfigError, describe
 
 _EPILOG = """\
 needs torch >= 2.6, onnx and onnxscript: pip install 'mmakd[onnx]'.
@@ -88,30 +86,6 @@ class RawOutputs(nn.Module):
 
         walk(self.network(images, None, mode='tensor'), 'output')
         return named
-
-
-def build_student(cfg: Config, checkpoint: str) -> BaseModel:
-    """Build the student that a config trains, with the weights of a checkpoint.
-
-    Raises:
-        ConfigError: If the checkpoint does not fit it.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    problems = ConfigProblems()
-    key = 'model.student' if 'student' in cfg.model else 'model'
-    with problems.under(key):
-        student = build_network(cfg.model.get('student', cfg.model), cfg.get('data_preprocessor'))
-    problems.raise_if_any()
-    weights = {name: value for name, value in
-               read_state_dict(checkpoint, f'CKPT={checkpoint!r}').items()
-               if not name.startswith('distiller.')}
-    rename_keys(student, weights)
-    mismatch = describe_mismatch(student, weights)
-    if mismatch:
-        raise ConfigError(f'CKPT={checkpoint!r}: does not fit {key} ({type(student).__name__}): '
-                          f'{mismatch}; name a checkpoint of this config')
-    student.load_state_dict(weights, strict=False)
-    return student.eval()
 
 
 def test_size(cfg: Config, student: Any) -> tuple[int, int]:
@@ -210,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f'OUT={args.out!r}: exists; name another file, or replace it with '
                           '--force')
     cfg = read_config(args.config, args.cfg_options)
-    student = build_student(cfg, args.checkpoint)
+    student = load_student(cfg, args.checkpoint)
     size = tuple(args.size or test_size(cfg, student))
     # Two images: torch takes a size of 1 for a constant.
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,9 @@
 """Base class of calibration errors as metrics of a validation."""
+from __future__ import annotations
+
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -11,6 +13,9 @@ from mmengine.visualization import Visualizer
 from ..utils.errors import ConfigError
 from .calibration_bins import CalibrationBins
 from .outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class CalibrationError(BaseMetric):
@@ -81,32 +86,41 @@ class CalibrationError(BaseMetric):
         if Visualizer.check_instance_created(hub.instance_name):
             name = f'{self.prefix}_reliability'.replace('/', '_')
             Visualizer.get_instance(hub.instance_name).add_image(
-                name, draw_reliability(bins), hub.get_info('iter', -1) + 1)
+                name, _pixels(draw_reliability({'': bins})), hub.get_info('iter', -1) + 1)
         return dict(ECE=error)
 
 
-def draw_reliability(bins: CalibrationBins) -> np.ndarray:
+def draw_reliability(bins: Mapping[str, CalibrationBins]) -> Figure:
     """Draw accuracy over confidence, and the share of the predictions in each bin below.
 
     Args:
-        bins (CalibrationBins): The bins, not all empty.
+        bins (Mapping[str, CalibrationBins]): Those of one or several models, none all empty, by
+            the name that the legend has.
 
     Returns:
-        np.ndarray: Image (H, W, 3) in RGB, uint8.
+        Figure: A figure of 4 x 5 inches.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    total, correct, confidence = bins.sums.numpy()
-    filled = total > 0
-    edges = np.linspace(0, 1, len(total) + 1)
     figure = Figure(figsize=(4, 5), dpi=100, layout='constrained')
-    canvas = FigureCanvasAgg(figure)
     diagram, shares = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     diagram.plot([0, 1], [0, 1], color='darkgray', linestyle='--')
-    diagram.plot(confidence[filled] / total[filled], correct[filled] / total[filled], 'o-')
-    diagram.set(title=f'ECE {bins.ece():.4f}', ylabel='accuracy', xlim=(0, 1), ylim=(0, 1))
-    shares.stairs(total / total.sum(), edges, fill=True)
+    for name, of_model in bins.items():
+        total, correct, confidence = of_model.sums.numpy()
+        filled = total > 0
+        diagram.plot(confidence[filled] / total[filled], correct[filled] / total[filled], 'o-',
+                     label=f'{name} ECE {of_model.ece():.4f}'.strip())
+        shares.stairs(total / total.sum(), np.linspace(0, 1, len(total) + 1), fill=len(bins) == 1)
+    figure.legend(loc='outside upper center')
+    diagram.set(ylabel='accuracy', xlim=(0, 1), ylim=(0, 1))
     shares.set(xlabel='confidence', ylabel='share', ylim=(0, None))
+    return figure
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """Render a figure as an image (H, W, 3) in RGB, uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

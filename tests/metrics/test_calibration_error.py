@@ -109,16 +109,22 @@ def test_a_training_logs_it_and_draws_the_diagram(build, task):
 
 
 def test_the_diagram_shows_the_bins():
-    images = []
-    for confidence, correct in ([0.9, 0.1], [1, 0]), ([0.9, 0.1], [0, 1]), ([0.9, 0.3], [1, 0]):
-        bins = CalibrationBins(10)
-        bins.update(torch.tensor(confidence), torch.tensor(correct).bool())
-        images.append(draw_reliability(bins))
-        assert images[-1].dtype == np.uint8 and images[-1].std() > 10
-    assert all((image != images[0]).any() for image in images[1:])
-    again = CalibrationBins(10)
-    again.update(torch.tensor([0.9, 0.1]), torch.tensor([True, False]))
-    np.testing.assert_array_equal(draw_reliability(again), images[0])
+    bins = {}
+    for name, confidence, correct in (('student', [0.95, 0.1, 0.12], [1, 0, 1]),
+                                      ('AKD', [0.3, 0.5], [1, 0])):
+        bins[name] = CalibrationBins(10)
+        bins[name].update(torch.tensor(confidence), torch.tensor(correct).bool())
+    figure = draw_reliability(bins)
+    diagram, shares = figure.axes
+    diagonal, student, akd = diagram.lines
+    np.testing.assert_allclose(diagonal.get_xydata(), [[0, 0], [1, 1]])
+    np.testing.assert_allclose(student.get_xydata(), [[0.11, 0.5], [0.95, 1]])
+    np.testing.assert_allclose(akd.get_xydata(), [[0.3, 1], [0.5, 0]])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        'student ECE 0.2767', 'AKD ECE 0.6000']
+    values = [stairs.get_data().values for stairs in shares.patches]
+    np.testing.assert_allclose(values, [[0, 2 / 3, 0, 0, 0, 0, 0, 0, 0, 1 / 3],
+                                        [0, 0, 0, 0.5, 0, 0.5, 0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])

@@ -79,6 +79,14 @@ class Row:
                     ece=self.bins.ece(), predictions=self.number)
 
 
+def check_validation(cfg: Config, problems: ConfigProblems) -> None:
+    """Check that a config names validation data, which is there, and metrics."""
+    with problems.under(''):
+        check_data(cfg, 'val')
+    problems.problems += [f'{key}: missing; give the validation data and its metrics'
+                          for key in ('val_dataloader', 'val_evaluator') if not cfg.get(key)]
+
+
 def build_subject(cfg: Config, checkpoint: str | None = None, task: str | None = None,
                   perturb_at: str | None = None) -> Subject:
     """Build the distiller of a config, choose a task at logits, and load its teacher.
@@ -94,10 +102,7 @@ def build_subject(cfg: Config, checkpoint: str | None = None, task: str | None =
         ConfigError: If the config has no such task, or something else is wrong with it.
     """
     problems = ConfigProblems()
-    with problems.under(''):
-        check_data(cfg, 'val')
-    problems.problems += [f'{key}: missing; give the validation data and its metrics'
-                          for key in ('val_dataloader', 'val_evaluator') if not cfg.get(key)]
+    check_validation(cfg, problems)
     with problems.attempt('model'), problems.under(''), quiet():
         model = _build_model(cfg)
     problems.raise_if_any()

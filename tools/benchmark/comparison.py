@@ -1,9 +1,6 @@
 """All variants of one config, measured side by side."""
 import argparse
 import importlib
-import os
-import platform
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -20,6 +17,7 @@ from mmengine.registry import DefaultScope
 from benchmark.growth import measure_growth
 from benchmark.measure import (
     checkpoint_size,
+    describe_machine,
     distillation_loss,
     measure_memory,
     measure_time,
@@ -54,8 +52,9 @@ def compare_variants(path: str | Path, args: argparse.Namespace) -> dict[str, An
         growth = measure_growth(variants, args.batch, rounds) if args.growth else []
     return dict(
         config=Path(path).stem, device=args.device.split(':')[0],
-        machine=_machine(args.device), threads=torch.get_num_threads(), date=str(date.today()),
-        command=shlex.join(['python', *sys.argv]), size=list(size), batch=args.batch,
+        machine=describe_machine(args.device), threads=torch.get_num_threads(),
+        date=str(date.today()), command=shlex.join(['python', *sys.argv]), size=list(size),
+        batch=args.batch,
         rounds=args.iters,
         versions={**{package: importlib.import_module(package).__version__
                      for package in _PACKAGES}, 'mmrazor': version('mmrazor')},
@@ -93,12 +92,3 @@ def _measure(variants: Variants, args: argparse.Namespace) -> dict[str, dict[str
     return {name: dict(seconds=seconds[name], peak_bytes=peaks.get(name),
                        checkpoint_bytes=sizes.get(name), distillation_loss=losses.get(name))
             for name in seconds}
-
-
-def _machine(device: str) -> str:
-    if 'cuda' in device:
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path('/proc/cpuinfo')
-    found = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return f'{name}, {os.cpu_count()} cores'

@@ -2,9 +2,12 @@
 import copy
 import io
 import os
+import platform
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -135,6 +138,16 @@ def checkpoint_size(model: BaseModel, optim_wrapper: dict, batch: dict) -> int:
     file = io.BytesIO()
     torch.save(dict(state_dict=get_state_dict(model), optimizer=optimizer.state_dict()), file)
     return file.tell()
+
+
+def describe_machine(device: str) -> str:
+    """Name the GPU, or the CPU and the number of its cores."""
+    if 'cuda' in device:
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path('/proc/cpuinfo')
+    found = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f'{name}, {os.cpu_count()} cores'
 
 
 def _synchronize(device: str) -> None:

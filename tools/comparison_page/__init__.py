@@ -1,0 +1,1 @@
+"""The page of `tools/compare_models.py`: scores, costs and pictures of several models."""
