@@ -96,6 +96,8 @@ def _find_images(root: Path, named: str | None, content: dict[str, list[dict[str
     places = folders(root)
     whole = [folder for folder in places if (folder / files[0]).is_file()
              and all((folder / file).is_file() for file in files)]
+    # Several may hold files of the same names.
+    whole = [folder for folder in whole if split in folder.name] or whole
     chosen = find_one(root, named, whole, places, f'--{split}-images')
     missing = [file for file in files if not (chosen / file).is_file()]
     if missing:

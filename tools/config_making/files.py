@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmakd.checks.keys import RUNNER_KEYS
 
 from .methods import AKD
+from .networks import Side
+from .own_data import OwnData
 from .taps import Choice
 
 _AVATARS = """\
@@ -37,33 +39,33 @@ model = dict(
 """
 
 
-def write_student(cfg: Config, comment: str) -> str:
+def write_whole(side: Side, data: OwnData | None) -> str:
     """Write a whole config, without the variables that only served to build it."""
-    kept = {key: value for key, value in cfg.items()
+    kept = {key: value for key, value in side.cfg.items()
             if key in RUNNER_KEYS or key.startswith('tta_')}
-    return f'# {comment}\n{Config(kept).pretty_text}'
+    place = f', with the data of {data.root.as_posix()}' if data else ''
+    return f'# {side.name} and all that it inherits{place}.\n{Config(kept).pretty_text}'
 
 
-def write_distiller(base: str, imports: Iterable[str], method: str, teacher: str,
-                    teacher_ckpt: str | None, notes: Iterable[str], choice: Choice,
-                    clips: bool) -> str:
+def write_distiller(base: str, cfg: Config, method: str, teacher: str, teacher_ckpt: str | None,
+                    notes: Iterable[str], choice: Choice) -> str:
     """Write the config of the distiller.
 
     Args:
         base (str): Path of the student's config, as seen from the written one.
-        imports (Iterable[str]): The student's own ``custom_imports``.
+        cfg (Config): What it holds.
         method (str): The criterion, with or without ``akd-``.
         teacher (str): Reference or path.
         teacher_ckpt (str, optional): Its weights; ``'auto'`` for the published ones.
         notes (Iterable[str]): What is to be known of the teacher.
         choice (Choice): The task.
-        clips (bool): Whether the student's config clips gradients itself.
     """
-    imported = list(dict.fromkeys([*imports, 'mmakd']))
+    own = (cfg.get('custom_imports') or {}).get('imports') or []
+    imports = list(dict.fromkeys([*([own] if isinstance(own, str) else own), 'mmakd']))
     lines = [
         f'# {_TITLES[method.startswith(AKD)]}, written by tools/make_config.py.',
         f'_base_ = {base!r}  # the data, the schedule and the hooks of the student',
-        f'custom_imports = dict(imports={imported!r}, allow_failed_imports=False)',
+        f'custom_imports = dict(imports={imports!r}, allow_failed_imports=False)',
         'model = dict(',
         '    _delete_=True,',
         "    type='AvatarDistiller',",
@@ -81,7 +83,7 @@ def write_distiller(base: str, imports: Iterable[str], method: str, teacher: str
     if choice.levels is not None:
         lines.append(f'            levels={choice.levels!r},')
     if choice.resize:
-        lines.append("            resize=True,  # the student's maps, to the size of the teacher's")
+        lines.append("            resize=True,  # the student's maps, to the teacher's size")
     if choice.setting.adapter:
         lines.append("            adapter=dict(type='ConvAdapter'),")
     setting = choice.setting
@@ -89,7 +91,7 @@ def write_distiller(base: str, imports: Iterable[str], method: str, teacher: str
     text = '\n'.join(lines) + '\n' + text.format(
         criterion=_in_config(setting.criterion), loss_weight=setting.loss_weight,
         source=setting.source, loss=_in_config(_loss(choice)))
-    if setting.optim_wrapper and not clips:
+    if setting.optim_wrapper and not cfg.optim_wrapper.get('clip_grad'):
         text += f'optim_wrapper = {_in_config(setting.optim_wrapper)}\n'
     return text
 

@@ -1,7 +1,6 @@
 """A folder of one's own with a label map for each image, as mmseg reads it."""
 from __future__ import annotations
 
-import os.path
 from pathlib import Path
 
 import mmcv
@@ -38,13 +37,14 @@ def read_label_maps(root: Path, places: Places, classes: list[str] | None,
     found: dict[str, tuple[Path, Path]] = {}
     for split, names in places.items():
         with problems.under(''):
-            images, maps = (
+            of_images, of_maps = (
                 [path for top in tops if (root / top).is_dir()
                  for path in sorted((root / top).iterdir())
                  if path.is_dir() and path.name.startswith(split)] for tops in (_IMAGES, _MAPS))
+            there = folders(root)
             found[split] = (
-                find_one(root, names.images, images, folders(root), f'--{split}-images'),
-                find_one(root, names.annotations, maps, folders(root), f'--{split}-annotations'))
+                find_one(root, names.images, of_images, there, f'--{split}-images'),
+                find_one(root, names.annotations, of_maps, there, f'--{split}-annotations'))
     problems.raise_if_any()
     endings = _find_endings(*found['train'], suffix)
     facts = []
@@ -81,15 +81,20 @@ def _find_endings(images: Path, maps: Path, suffix: str | None) -> tuple[str, st
     if not files:
         raise ConfigError(f'--train-annotations={str(maps)!r}: no label map '
                           f'*{suffix or ""} in it')
-    commons = {name: os.path.commonprefix([name, image]) for name in files}
-    longest = max(commons.values(), key=len)
-    own = [name for name in files if commons[name] == longest]
-    # From the dot or the underscore on.
-    start = len(longest) - longest.endswith(('.', '_'))
+    alike = {name: _common_letters(name, image) for name in files}
+    start = max(alike.values())
+    own = [name for name in files if alike[name] == start]
+    start -= image[:start].endswith(('.', '_'))  # which belong to the ending
     if len(own) > 1:
         raise ConfigError(f'--map-suffix: {len(own)} files belong to {image!r}; name the ending '
                           f'of the label maps: {", ".join(repr(name[start:]) for name in own)}')
     return image[start:], own[0][start:]
+
+
+def _common_letters(one: str, other: str) -> int:
+    """Count the letters with which both begin."""
+    return next((i for i, pair in enumerate(zip(one, other)) if pair[0] != pair[1]),
+                min(len(one), len(other)))
 
 
 def _pair(images: Path, maps: Path, of_image: str, of_map: str, split: str
@@ -120,11 +125,11 @@ def _check_labels(paths: list[Path], classes: list[str] | None) -> None:
         raise ConfigError(f'--data: the label maps in {paths[0].parent.as_posix()!r} have no '
                           f'label but {_IGNORED}, which is ignored')
     if not classes:
-        raise ConfigError(f'--classes: missing, and label maps have no names; the labels there '
-                          f'are {_describe(labels)}; give {max(labels) + 1} names, from label 0 on')
+        raise ConfigError(f'--classes: missing, and label maps have no names; the labels are '
+                          f'{_describe(labels)}; give {max(labels) + 1} names, from label 0 on')
     if max(labels) >= len(classes):
         raise ConfigError(f'--classes: {len(classes)} names, for labels 0 to {len(classes) - 1}, '
-                          f'but the labels there are {_describe(labels)}; 255 is ignored')
+                          f'but the labels are {_describe(labels)}; {_IGNORED} is ignored')
 
 
 def _describe(labels: set[int]) -> str:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -26,6 +26,7 @@ class Choice:
         maps (TaskMaps): What the taps give on a small image.
         levels (list[int], optional): The compared levels; None for all.
         resize (bool): Whether sizes differ.
+        refused (list[str]): Why taps that would be better do not fit.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Choice:
     maps: TaskMaps
     levels: list[int] | None
     resize: bool
+    refused: list[str] = field(default_factory=list)
 
 
 def choose_tap(student: BaseModel, teacher: BaseModel, settings: dict[str, Setting],
@@ -57,13 +59,15 @@ def choose_tap(student: BaseModel, teacher: BaseModel, settings: dict[str, Setti
     else:
         candidates = [(place, place, taps)
                       for place, taps in _candidates(student, teacher, use_logits)]
-    refused = []
+    refused: list[str] = []
     for place, name, taps in candidates:
         try:
             if place not in settings:
                 raise ConfigError('the method has no setting for it, only for '
                                   f'{" and ".join(settings)}')
-            return _fit(student, teacher, name, taps, settings[place])
+            choice = _fit(student, teacher, name, taps, settings[place])
+            choice.refused = refused
+            return choice
         except ConfigError as error:
             refused += [f'{" and ".join(dict.fromkeys(taps))}: {problem}'
                         for problem in error.problems]
