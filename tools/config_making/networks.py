@@ -31,13 +31,12 @@ class Side:
     def __init__(self, option: str, name: str) -> None:
         self.option = option
         self.name = name if is_reference(name) else seen_from_here(Path(name))
-        problems = ConfigProblems()
-        with problems.under(f'{option}={name!r}: not found'):
+        try:
             self.path = find_config(self.name)
-        problems.raise_if_any()
-        with problems.under(f'{option}={name!r}: cannot be read'):
             self.cfg = read_config(self.path)
-        problems.raise_if_any()
+        except ConfigError as error:
+            raise ConfigError([f'{option}={name!r}: {problem}' for problem in error.problems]
+                              ) from error
         model = self.cfg.get('model')
         if not isinstance(model, dict) or 'distill' in model:
             raise ConfigError(f'{option}={name!r}: defines no plain model; give the config of a '

@@ -120,7 +120,7 @@ def _fit(student: BaseModel, teacher: BaseModel, name: str, taps: tuple[str, str
             maps.student[0].size(1) != maps.teacher[0].size(1)):
         raise ConfigError(f'the student has {maps.student[0].size(1)} classes, the teacher '
                           f'{maps.teacher[0].size(1)}')
-    levels = _choose_levels(maps, only_deepest=taps[0] == 'backbone')
+    levels = _choose_levels(maps, last_only=taps[0] == 'backbone')
     shown = range(len(maps.student)) if levels is None else levels
     resize = any(_size(maps.student[i]) != _size(maps.teacher[i]) for i in shown
                  ) if len(maps.student) == len(maps.teacher) or levels else False
@@ -129,14 +129,13 @@ def _fit(student: BaseModel, teacher: BaseModel, name: str, taps: tuple[str, str
     return Choice(name, taps, setting, maps, levels, resize)
 
 
-def _choose_levels(maps: TaskMaps, only_deepest: bool) -> list[int] | None:
-    """Choose levels of equal size, counted from the first or from the last; None for all."""
+def _choose_levels(maps: TaskMaps, last_only: bool) -> list[int] | None:
+    """Choose the last, or those of equal size, counted from either end; None for all."""
     of_student, of_teacher = maps.student, maps.teacher
     number = min(len(of_student), len(of_teacher))
-    if only_deepest:
+    if last_only:
         both = [i for i in range(-number, 0) if of_student[i].dim() == of_teacher[i].dim() == 4]
-        # The last of the smallest: dilated stages have one size.
-        return [min(both, key=lambda i: (_size(of_student[i]), -i))] if both[1:] else None
+        return both[-1:] if number > 1 else None
     ways = [[i for i in levels if _size(of_student[i]) == _size(of_teacher[i])]
             for levels in (range(number), range(-number, 0))]
     same = max(ways, key=len) or list(range(number))
