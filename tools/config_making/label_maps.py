@@ -84,7 +84,8 @@ def _find_endings(images: Path, maps: Path, suffix: str | None) -> tuple[str, st
     alike = {name: _common_letters(name, image) for name in files}
     start = max(alike.values())
     own = [name for name in files if alike[name] == start]
-    start -= image[:start].endswith(('.', '_'))  # which belong to the ending
+    start = min(start, image.rindex('.'))
+    start -= image[:start].endswith('_')  # which belongs to the ending
     if len(own) > 1:
         raise ConfigError(f'--map-suffix: {len(own)} files belong to {image!r}; name the ending '
                           f'of the label maps: {", ".join(repr(name[start:]) for name in own)}')
