@@ -8,6 +8,7 @@ COMMANDS = {
     'compare': ('compare_models', 'write a page that compares two students'),
     'evaluate': ('evaluate_avatars', 'compare a teacher with the mean of its Avatars'),
     'export': ('export_onnx', 'write a student as ONNX'),
+    'make-config': ('make_config', 'write the config of a distillation'),
     'plot': ('plot_log', 'draw the curves of trainings'),
     'visualize': ('visualize_avatars', 'draw what a teacher teaches on images'),
 }
@@ -24,7 +25,7 @@ def main() -> None:
     """Run the script that the first argument names, with the others as its command line."""
     command = sys.argv[1] if len(sys.argv) > 1 else '--help'
     if command not in COMMANDS:
-        listed = '\n'.join(f'  {name:10} {what}' for name, (_, what) in COMMANDS.items())
+        listed = '\n'.join(f'  {name:12} {what}' for name, (_, what) in COMMANDS.items())
         text = (f'usage: mmakd COMMAND ARGUMENTS\n\n{listed}\n\nmmakd COMMAND --help explains a '
                 "command. To train and test, use the scripts of mmdet and mmseg, or mmakd's own "
                 f'in\n{tools_folder()}')

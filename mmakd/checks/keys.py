@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 
 from ..utils.errors import ConfigProblems, suggest
 
-_KEYS = [*(key for key in inspect.signature(Runner).parameters if key != 'cfg'),
-         'compile', 'custom_imports', 'model_wrapper_cfg', 'runner_type', 'sync_bn']
+RUNNER_KEYS = [*(key for key in inspect.signature(Runner).parameters if key != 'cfg'),
+               'compile', 'custom_imports', 'model_wrapper_cfg', 'runner_type', 'sync_bn']
 _SCOPES = ('mmdet', 'mmseg')
 # So that a user's own variables, such as train_pipeline, stay below it.
 _NEAR = 0.85
@@ -32,9 +32,9 @@ def check_keys(cfg: Config, problems: ConfigProblems) -> None:
 
 def nearest_key(key: str) -> str | None:
     """Find the key that a misspelt one stands for; None if it is right, or too far from any."""
-    if key in _KEYS or any(key.startswith(f'{right}_') for right in _KEYS):
+    if key in RUNNER_KEYS or any(key.startswith(f'{right}_') for right in RUNNER_KEYS):
         return None
     # Two letters swapped weigh much in a short name.
-    near = [right for right in _KEYS if sorted(key.lower()) == sorted(right)]
-    near += difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=_NEAR)
+    near = [right for right in RUNNER_KEYS if sorted(key.lower()) == sorted(right)]
+    near += difflib.get_close_matches(key.lower(), RUNNER_KEYS, n=1, cutoff=_NEAR)
     return near[0] if near else None
