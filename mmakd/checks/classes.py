@@ -30,8 +30,9 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
 
     Args:
         metainfo (Mapping[str, dict]): Metainfo of each split's dataset.
-        networks (Mapping[str, nn.Module]): ``'model'``; or ``'student'``, and ``'teacher'`` or
-            ``'teacher.<name>'`` for each teacher.
+        networks (Mapping[str, nn.Module]): ``'model'``; or ``'student'``, or
+            ``'students.<name>'`` for each, and ``'teacher'`` or ``'teacher.<name>'`` for each
+            teacher.
         checkpoints (Mapping[str, Mapping[str, Any]]): ``classes`` and ``palette`` of the data set
             that the checkpoint of a teacher names, likewise; empty where it names none.
         problems (ConfigProblems): Collects the problems and warnings.
@@ -63,7 +64,9 @@ def check_classes(metainfo: Mapping[str, dict], networks: Mapping[str, nn.Module
         for path, own in find_class_numbers(network).items():
             if own in right:
                 continue
-            place = 'model' if side == 'model' else f'model.{side}{".cfg" * ("." in side)}'
+            place = 'model' if side == 'model' else f'model.{side}'
+            if side.startswith('teacher.'):
+                place += '.cfg'
             key = f'{place}.{path}.num_classes={own}'
             if side.startswith('teacher'):
                 problems.warn(f'{key}: {source}; right only for taps at features, not at class '

@@ -11,7 +11,7 @@ from ..distillers import AvatarDistiller, MaskTokenLearner
 from ..distillers.dry_run import SMALL
 from ..distillers.renormalize import swaps_channels
 from ..distillers.teacher import Teacher
-from ..losses import UncertaintyFeatureLoss
+from ..losses.seeded_draws import SeededDraws
 from ..utils.errors import ConfigProblems, describe
 from .classes import check_classes, find_class_numbers
 from .complexity import Complexity, measure_network, measure_teacher
@@ -28,8 +28,9 @@ class Inspection:
     Attributes:
         problems (ConfigProblems): Problems and warnings.
         model (nn.Module, optional): The model; None if it cannot be built.
-        networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'student'``, or ``'model'``,
-            and the teachers by label, ``'teacher'`` or ``'teacher.<name>'``.
+        networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'model'``, or the
+            students and teachers by label: ``'student'`` or ``'students.<name>'``, ``'teacher'``
+            or ``'teacher.<name>'``.
         teacher_flops (dict[str, int]): FLOPs of each teacher in a step, by label.
         images (dict[str, dict[str, tuple[str, str]]]): How the images of the student and of each
             teacher differ, by label.
@@ -92,8 +93,8 @@ def _teachers(model: nn.Module | None) -> dict[str, Teacher]:
 def _inspect_model(found: Inspection, download: bool) -> dict[str, dict[str, Any]]:
     """Inspect networks and weights; return classes and palette of each teacher's checkpoint."""
     model: Any = found.model
-    student = getattr(model, 'student', None)
-    networks = {'model' if student is None else 'student': student or model, **{
+    students = model.students if isinstance(model, AvatarDistiller) else dict(model=model)
+    networks = {**students, **{
         teacher.label: teacher.network for teacher in _teachers(model).values()}}
     size = None
     for side, network in networks.items():
@@ -115,7 +116,7 @@ def _inspect_model(found: Inspection, download: bool) -> dict[str, dict[str, Any
                             for network in (model.student, teacher.network))
             found.images[teacher.label] = {key: (mine[key], theirs[key]) for key in mine
                                            if mine[key] != theirs[key]}
-            if found.networks['student'][1] and size:
+            if all(found.networks[side][1] for side in students) and size:
                 found.teacher_flops[teacher.label] = measure_teacher(model, name, size)
         check_tokens(model, found.problems, download)
     checkpoints = {}
@@ -146,11 +147,11 @@ def _check_use(cfg: Config, model: nn.Module, problems: ConfigProblems) -> None:
                      f'{type(model).__name__!r}; set custom_imports='
                      "dict(imports=['mmakd'], allow_failed_imports=False)")
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]
-    has_avatars = any(isinstance(module, UncertaintyFeatureLoss) for module in model.modules())
-    if has_avatars and not any(isinstance(hook, dict) and hook.get('type') == 'PerturbationHook'
+    draws = any(isinstance(module, SeededDraws) for module in model.modules())
+    if draws and not any(isinstance(hook, dict) and hook.get('type') == 'PerturbationHook'
                                for hook in hooks):
         problems.warn(
-            'default_hooks: no PerturbationHook, so the Avatars of a resumed training differ and '
+            'default_hooks: no PerturbationHook, so the draws of a resumed training differ and '
             "sigma is not logged; add perturbation=dict(type='PerturbationHook')")
 
 

@@ -23,6 +23,7 @@ from mmengine.runner import Runner, get_priority
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..distillers.teacher import teacher_key
 from ..utils.build import build, check_arguments, find_type
 from ..utils.errors import ConfigProblems, describe
 from ..utils.rng import preserve_rng
@@ -185,6 +186,10 @@ def _build_hooks(cfg: Config, runner: Runner, problems: ConfigProblems, is_whole
                 # What it does not know itself it hands on when it saves, an epoch later.
                 inspect.signature(runner.save_checkpoint).bind_partial(**hook.args)
             runner.hooks.append(hook)
+    for teacher in getattr(runner.model, 'teachers', {}).values():
+        if teacher.is_average and 'EMATeacherHook' not in str(hooks):
+            problems.add(f"{teacher_key(teacher.name, 'cfg')}='ema': no hook updates the average; "
+                         "set default_hooks=dict(ema_teacher=dict(type='EMATeacherHook'))")
     for hook in runner.hooks:
         if is_whole and type(hook).__module__.startswith('mmakd.'):
             with problems.attempt(type(hook).__name__), problems.under(''):

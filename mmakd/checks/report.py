@@ -61,20 +61,21 @@ def _print_networks(found: Inspection, console: Console) -> None:
 
 
 def _print_tasks(model: AvatarDistiller, console: Console) -> None:
-    maps = dry_run_tasks(model.student, model.teachers, model.taps, ConfigProblems())
+    maps = dry_run_tasks(model.students, model.teachers, model.taps, ConfigProblems())
     tasks: Any = model.distiller
     for name, task in tasks.items():
         pair = model.taps[name]
-        label = model.teachers[pair.of].label
-        taps = f'{pair.student} (student), {pair.teacher} ({label})'
+        label = model.label_of(pair.of)
+        taps = f'{pair.student} ({pair.by}), {pair.teacher} ({label})'
         if pair.teacher == pair.student:
-            taps = pair.student + f' of student and {label}' * (label != 'teacher')
+            both = f'{pair.by} and {label}'
+            taps = pair.student + f' of {both}' * (both != 'student and teacher')
         if pair.perturb_at:
             taps += f', perturbed at the input of {pair.perturb_at}'
         console.print(Text.assemble((f'\nTask {name}', 'bold'), f' at {taps}'))
         console.print(Padding(f'{describe_loss(task.losses[0])}, weight {task.loss_weight:g}',
                               (0, 0, 0, 2)))
-        table = Table('  level', 'student', 'teacher', 'adapter', box=None, pad_edge=False)
+        table = Table('  level', pair.by, label, 'adapter', box=None, pad_edge=False)
         table.add_column('its parameters', justify='right')
         table.add_column("the loss's", justify='right')
         of_student, of_teacher, _ = maps[name]
@@ -112,15 +113,16 @@ def _print_facts(found: Inspection, console: Console) -> None:
     if found.batch is not None:
         facts['batch'] = found.batch
     if found.teacher_flops:
-        student: Any = found.networks['student'][1]
+        of_students = [measured.flops for side, (_, measured) in found.networks.items()
+                       if measured and side.startswith('student')]
         total = sum(found.teacher_flops.values())
         parts = [f'{flops / 1e9:.2f}' for flops in found.teacher_flops.values()]
         several = len(parts) > 1
         facts['cost'] = (
-            f'distillation adds about {total / (3 * student.flops):.0%} to a training step: an '
+            f'distillation adds about {total / (3 * sum(of_students)):.0%} to a training step: an '
             f'estimate, from the FLOPs of {"each" if several else "the"} teacher to its deepest '
             f'tap ({" + ".join(parts)}{f" = {total / 1e9:.2f}" * several} G) against three times '
-            f'those of the student ({student.flops / 1e9:.2f} G)')
+            f'those of the student{"s" * (len(of_students) > 1)} ({sum(of_students) / 1e9:.2f} G)')
         if any(pair.perturb_at for pair in model.taps.values()):
             facts['cost'] += '; without the runs of the modules in perturb_at'
     for label, differences in found.images.items():

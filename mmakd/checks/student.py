@@ -18,13 +18,14 @@ _PLACES = ('backend_args', 'file_client_args')
 
 
 def compare_with_student(cfg: Config, hooks: Sequence[Hook]) -> list[tuple[str, str, str]]:
-    """Compare a distiller's config, and its Runner's hooks, with the student's own if it has one.
+    """Compare a distiller's config, and its Runner's hooks, with the first student's own if any.
 
     Returns:
         list[tuple[str, str, str]]: Key, the student's own value and the value here, for what is
         missing or different of hooks, optimizer, schedule, batch and pipelines.
     """
-    student = cfg.model.get('student')
+    students = cfg.model.get('students') or {}
+    student = cfg.model.get('student', next(iter(students.values()), None))
     reference = student.get('cfg') if isinstance(student, dict) else student
     if not isinstance(reference, str):
         return []

@@ -23,6 +23,8 @@ def check_weights(teacher: Teacher, problems: ConfigProblems,
         of the data set that the checkpoint names.
     """
     key = teacher_key(teacher.name, 'ckpt')
+    if teacher.is_average:
+        return "the student's, averaged in training", {}
     if teacher.checkpoint is None:
         problems.warn(f'{key}=None: the teacher keeps random weights; name a checkpoint')
         return 'random', {}
@@ -52,15 +54,15 @@ def check_weights(teacher: Teacher, problems: ConfigProblems,
 def check_tokens(model: AvatarDistiller, problems: ConfigProblems, download: bool) -> None:
     """Check the files of learned tokens that ``MasKDLoss`` reads, as :func:`check_weights`."""
     for name, task in model.distiller.items():
-        found = ConfigProblems()
+        found, key = ConfigProblems(), model.taps[name].key
         for loss in (module for module in task.modules() if isinstance(module, MasKDLoss)):
             is_there = loss.tokens is None or local_path(str(loss.tokens)).is_file()
-            with found.attempt(f'model.distill.{name}.loss'):
+            with found.attempt(f'{key}.loss'):
                 if is_there or download:
                     loss.init_weights()
                 elif not is_address(str(loss.tokens)):
-                    found.warn(f'model.distill.{name}.loss.tokens={loss.tokens!r}: no such file '
-                               'yet; learn the tokens first')
+                    found.warn(f'{key}.loss.tokens={loss.tokens!r}: no such file yet; learn the '
+                               'tokens first')
         # The levels of a task read the same file.
         problems.problems += dict.fromkeys(found.problems)
         problems.warnings += dict.fromkeys(found.warnings)

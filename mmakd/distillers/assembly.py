@@ -1,7 +1,8 @@
 """Build networks and tasks from the config of a distiller, and collect all problems."""
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel
@@ -16,6 +17,8 @@ from .dry_run import dry_run_samples, dry_run_tasks
 from .tap_pair import TapPair, make_tap_pair
 from .teacher import Teacher, teacher_key
 
+# In the place of a teacher's config: the running average of the student.
+_AVERAGE = 'ema'
 _PRECISIONS = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
@@ -46,8 +49,13 @@ def find_teacher_ckpt(teacher: str | dict, teacher_ckpt: str | None) -> str | No
     """Replace ``'auto'`` by the address of the teacher's published weights.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is none, or the teacher is the average of the student.
     """
+    if teacher == _AVERAGE:
+        if teacher_ckpt != 'auto':
+            raise ConfigError(f'={teacher_ckpt!r}: the teacher {_AVERAGE!r} is the average of the '
+                              'student and has no checkpoint; leave this key out')
+        return None
     if teacher_ckpt != 'auto':
         return teacher_ckpt
     reference = teacher.get('cfg') if isinstance(teacher, dict) else teacher
@@ -63,6 +71,7 @@ def build_teachers(teacher: Any, student: BaseModel | None, problems: ConfigProb
 
     Args:
         teacher (str | dict): One, or named ones: a dict of dicts without 'type' and 'cfg'.
+            ``'ema'`` is a copy of the student.
         student (BaseModel | None): The student; None if it cannot be built.
         problems (ConfigProblems): Collects the problems.
         **options: ``ckpt``, ``strict`` and ``precision`` of a teacher without a name.
@@ -87,14 +96,15 @@ def build_teachers(teacher: Any, student: BaseModel | None, problems: ConfigProb
                 raise ConfigError(': missing; give dict(cfg=..., ckpt=...) for each named '
                                   "teacher, or one model dict with a 'type'")
             problems.problems += [f'{teacher_key(name, "")}{wrong}' for wrong in _wrong(cfg)]
-            network = build_network(cfg['cfg'])
+            is_average = cfg['cfg'] == _AVERAGE
+            network: Any = copy.deepcopy(student) if is_average else build_network(cfg['cfg'])
             given = _TeacherOptions(**{key: cfg[key] for key in _TEACHER_KEYS & set(cfg)})
             with problems.under(teacher_key(name, 'ckpt')):
                 given.ckpt = find_teacher_ckpt(given.cfg, given.ckpt)
             if student is not None:
                 teachers[name or 'teacher'] = Teacher(
                     network, student.data_preprocessor, given.ckpt, given.strict,
-                    _PRECISIONS.get(str(given.precision)), name)
+                    _PRECISIONS.get(str(given.precision)), name, is_average)
     return teachers if len(teachers) == len(cfgs) else {}
 
 
@@ -122,55 +132,83 @@ def _wrong(cfg: dict) -> list[str]:
     return problems
 
 
-def build_tasks(distill: dict[str, Any], student: BaseModel, teachers: Mapping[str, Teacher],
-                problems: ConfigProblems) -> tuple[dict[str, TapPair], nn.ModuleDict]:
+class TaskConfig(NamedTuple):
+    """The config of a task and its place.
+
+    Attributes:
+        key (str): Its config key.
+        cfg (Any): The config.
+        by (str): Label of the student that learns. Defaults to ``'student'``.
+        of (str, optional): Label of the student that teaches. Defaults to None, a teacher does.
+    """
+
+    key: str
+    cfg: Any
+    by: str = 'student'
+    of: str | None = None
+
+
+def build_tasks(configs: Mapping[str, TaskConfig], students: Mapping[str, BaseModel],
+                teachers: Mapping[str, Teacher], problems: ConfigProblems
+                ) -> tuple[dict[str, TapPair], nn.ModuleDict]:
     """Read the taps of all tasks, find their maps by a dry run, and build the tasks.
 
     Tasks with problems, which are added to ``problems``, are left out.
+
+    Args:
+        configs (Mapping[str, TaskConfig]): The tasks by name.
+        students (Mapping[str, BaseModel]): The students by label.
+        teachers (Mapping[str, Teacher]): The teachers by name.
+        problems (ConfigProblems): Collects the problems.
     """
+    networks = {**students, **{name: teacher.network for name, teacher in teachers.items()}}
     pairs: dict[str, TapPair] = {}
     of: dict[str, str] = {}
-    for name, cfg in distill.items():
-        with problems.under(f'model.distill.{name}'):
-            of[name] = _find_teacher(cfg, teachers)
-        with problems.under(f'model.distill.{name}'):
+    for name, (key, cfg, by, peer) in configs.items():
+        with problems.under(key):
+            of[name] = peer or _find_teacher(cfg, teachers)
+        with problems.under(key):
             if not str(name).isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ConfigError('name: a task needs a Python name that nn.ModuleDict does not '
                                   'use; rename the task')
             taps = task_taps(cfg)
             if name in of:
-                pair = make_tap_pair(student, teachers[of[name]].network, taps,
+                pair = make_tap_pair(students[by], networks[of[name]], taps,
                                      cfg.get('perturb_at'))
-                pairs[name] = pair._replace(of=of[name])
+                pairs[name] = pair._replace(of=of[name], by=by, key=key)
     tasks = nn.ModuleDict()
-    maps = dry_run_tasks(student, teachers, pairs, problems)
-    samples = dry_run_samples(student, 2)
-    for name, cfg in distill.items():
+    maps = dry_run_tasks(students, teachers, pairs, problems)
+    for name, (key, cfg, by, _) in configs.items():
+        if name in maps and any(problem.startswith(f'{key}.') for problem in problems.problems):
+            continue  # of a peer task the other direction would tell the same
         if name in maps:
             options = {key: value for key, value in cfg.items()
                        if key not in ('tap', 'student_tap', 'teacher_tap', 'teacher',
                                       'perturb_at')}
-            with problems.under(f'model.distill.{name}'):
+            with problems.under(key):
                 wrong = wrong_types(options, DistillTask)
                 if wrong:
                     raise ConfigError(wrong)
                 tasks[name] = DistillTask(name, maps[name].student, maps[name].teacher,
-                                          upstream=maps[name].upstream, data_samples=samples,
+                                          upstream=maps[name].upstream,
+                                          data_samples=dry_run_samples(students[by], 2),
                                           **options)
         elif isinstance(cfg, dict) and 'loss' in cfg:
             # Its taps are wrong already; its loss may be wrong as well.
-            with problems.under(f'model.distill.{name}.loss'):
+            with problems.under(f'{key}.loss'):
                 build(cfg['loss'], offer=dict(channels=1))
     return pairs, tasks
 
 
-def check_use(teachers: Mapping[str, Teacher], distill: dict[str, Any], inherit: Any) -> None:
+def check_use(teachers: Mapping[str, Teacher], configs: Iterable[TaskConfig],
+              inherit: Any) -> None:
     """Check that a task, or ``inherit``, names each of several teachers.
 
     Raises:
         ConfigError: If not, unless a task names none or an unknown one: that is an error itself.
     """
-    used = {cfg.get('teacher') for cfg in distill.values() if isinstance(cfg, dict)}
+    used = {task.cfg.get('teacher') for task in configs
+            if task.of is None and isinstance(task.cfg, dict)}
     if used <= set(teachers):
         unused = set(teachers) - used - set(inherit)
         if unused:

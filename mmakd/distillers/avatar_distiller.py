@@ -1,6 +1,7 @@
 """The model that is trained: a student that also learns from a frozen teacher."""
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,12 +24,13 @@ from ..utils.build import wrong_types
 from ..utils.dist import same_on_all_ranks
 from ..utils.errors import ConfigError, ConfigProblems
 from ..utils.rng import preserve_rng
-from .assembly import build_network, build_tasks, build_teachers, check_use
+from .assembly import TaskConfig, build_network, build_tasks, build_teachers, check_use
 from .distill_task import TaskMaps
 from .inherit import inherit, inherited_parts
 from .mmcv_ops import explain_bfloat16
 from .student_model import StudentModel
 from .tap_pair import TapPair, check_gradient, tap_student
+from .taps import FeatureTaps
 from .upstream_avatars import UpstreamAvatars
 
 
@@ -44,9 +46,11 @@ class AvatarDistiller(StudentModel):
     Args:
         student (str | dict): A model dict, a config path, ``'mmdet::name.py'`` or
             ``'mmseg::name.py'``, or ``dict(cfg=<one of these>, **overrides)``.
-        teacher (str | dict): Likewise. Several have names: ``dict(big=dict(cfg=..., ckpt=...),
-            other=dict(...))``, where ``cfg`` is as for one; ``ckpt``, ``strict`` and
-            ``precision`` are as the keys below with ``teacher_``, which one without a name has.
+        teacher (str | dict): Likewise, or ``'ema'``, the running average of the student, which
+            :class:`mmakd.hooks.EMATeacherHook` updates and which has no checkpoint. Several have
+            names: ``dict(big=dict(cfg=..., ckpt=...), other=dict(...))``, where ``cfg`` is as for
+            one; ``ckpt``, ``strict`` and ``precision`` are as the keys below with ``teacher_``,
+            which one without a name has.
         distill (dict[str, dict]): Named tasks. A task has ``tap`` (a dotted module path, the same
             on both sides) or ``student_tap`` and ``teacher_tap``, and ``loss``; optional are
             ``levels``, ``adapter`` and ``resize``, see
@@ -72,7 +76,7 @@ class AvatarDistiller(StudentModel):
             Runner passes to every model; for a student that has none. Defaults to None.
 
     Attributes:
-        student (BaseModel): The plain student.
+        student (BaseModel): The plain student; of several the first.
         teachers (dict[str, Teacher]): The teachers, each with its checkpoint and precision, by
             name; ``'teacher'`` if there is one without a name.
         taps (dict[str, TapPair]): The taps of each task.
@@ -86,32 +90,62 @@ class AvatarDistiller(StudentModel):
                  skip_nonfinite: bool = False, data_preprocessor: dict | None = None) -> None:
         super().__init__()
         problems = ConfigProblems()
-        problems.problems += [f'model.{problem}' for problem in wrong_types(
-            dict(skip_nonfinite=skip_nonfinite), type(self))]
-        network: BaseModel | None = None
+        students: dict[str, BaseModel] = {}
+        configs: dict[str, TaskConfig] = {}
         with problems.under('model.student'):
-            network = build_network(student, data_preprocessor)
-        with preserve_rng():
-            self.teachers = build_teachers(
-                teacher, network, problems, ckpt=teacher_ckpt, strict=teacher_strict,
-                precision=teacher_precision)
+            students['student'] = build_network(student, data_preprocessor)
         if not isinstance(distill, dict) or not distill:
             problems.add(f'model.distill={distill!r}: expected a dict of named tasks, e.g. '
                          "dict(fpn=dict(tap='neck', loss=dict(type=...)))")
-        elif network is not None and self.teachers:
+        else:
+            configs = {name: TaskConfig(f'model.distill.{name}', cfg)
+                       for name, cfg in distill.items()}
+        self._assemble(students, configs, problems, teacher, inherit, skip_nonfinite,
+                       ckpt=teacher_ckpt, strict=teacher_strict, precision=teacher_precision)
+
+    def _assemble(self, students: dict[str, BaseModel], configs: dict[str, TaskConfig],
+                  problems: ConfigProblems, teacher: Any, inherit: Any, skip_nonfinite: Any,
+                  **options: Any) -> None:
+        """Build teachers and tasks, share the first student's tables, or raise all problems.
+
+        Args:
+            students (dict[str, BaseModel]): By label; empty if one cannot be built.
+            configs (dict[str, TaskConfig]): The tasks by name; empty if they are wrong.
+            problems (ConfigProblems): Those found so far.
+            teacher (str | dict): See the class.
+            inherit (Sequence[str] | dict[str, Sequence[str]]): See the class.
+            skip_nonfinite (bool): See the class.
+            **options: ``ckpt``, ``strict`` and ``precision`` of a teacher without a name.
+        """
+        problems.problems += [f'model.{problem}' for problem in wrong_types(
+            dict(skip_nonfinite=skip_nonfinite), type(self))]
+        first: Any = next(iter(students.values()), None)
+        with preserve_rng():
+            self.teachers = build_teachers(teacher, first, problems, **options)
+        if students and configs and self.teachers:
             with preserve_rng():
-                self.taps, tasks = build_tasks(distill, network, self.teachers, problems)
+                self.taps, tasks = build_tasks(configs, students, self.teachers, problems)
             with problems.under('model'):
-                self._inherit = inherited_parts(network, self.teachers, inherit)
+                self._inherit = inherited_parts(first, self.teachers, inherit)
             with problems.under('model'):
-                check_use(self.teachers, distill, inherit if isinstance(inherit, dict) else ())
+                check_use(self.teachers, configs.values(),
+                          inherit if isinstance(inherit, dict) else ())
         problems.raise_if_any()
         self._has_overflowed = False
-        self.share_tables(network)
+        self.share_tables(first)
         self.distiller = tasks
         self._skip_nonfinite = skip_nonfinite
         if skip_nonfinite:
             tasks.register_buffer('skipped_steps', torch.zeros(()))
+
+    @property
+    def students(self) -> dict[str, BaseModel]:
+        """dict[str, BaseModel]: The students by label, the part of the config key."""
+        return {'student': self.student}
+
+    def label_of(self, teacher: str) -> str:
+        """Return the label of what teaches a task, ``TapPair.of``."""
+        return self.teachers[teacher].label if teacher in self.teachers else teacher
 
     @property
     def teacher(self) -> nn.Module:
@@ -141,14 +175,16 @@ class AvatarDistiller(StudentModel):
                 with problems.under(''), preserve_rng():
                     teacher.load()
         problems.raise_if_any()
-        try:
-            self.student.init_weights()
-        except ConfigError as error:
-            raise ConfigError([f'model.student: {problem}' for problem in error.problems],
-                              error.on_all_ranks) from error
+        first, *peers = self.students.items()
+        _init_student(*first)
         for name, parts in self._inherit.items():
             inherit(self.student, self.teachers[name].network, parts)
+        for teacher in self.teachers.values():
+            if teacher.is_average:
+                teacher.copy_student(self.student)
         with preserve_rng():
+            for peer in peers:
+                _init_student(*peer)
             for module in self.distiller.modules():
                 if isinstance(module, BaseModule) and not module.is_init:
                     module.init_weights()
@@ -204,8 +240,8 @@ class AvatarDistiller(StudentModel):
         for name, of_task in maps.items():
             pair = self.taps[name]
             for side, tap, features in (
-                    ('student', pair.student, of_task.student),
-                    (self.teachers[pair.of].label, pair.teacher, of_task.teacher)):
+                    (pair.by, pair.student, of_task.student),
+                    (self.label_of(pair.of), pair.teacher, of_task.teacher)):
                 named.update({f"the {side}'s tap {tap!r} (map {level})": feature
                               for level, feature in enumerate(features)})
         named.update({f'the loss of task {name!r}': losses[name] for name in maps})
@@ -254,23 +290,46 @@ class AvatarDistiller(StudentModel):
             tuple[Any, dict[str, TaskMaps]]: What the student returns, and the maps of each task.
         """
         pairs = {name: self.taps[name] for name in tasks}
-        of_teachers = {pair.of: [other for other in pairs.values() if other.of == pair.of]
-                       for pair in pairs.values()}
+        of_teachers = {name: [pair for pair in pairs.values() if pair.of == name]
+                       for name in self.teachers}
         # First, while the student holds no activations for its backward pass.
         dense = {name: self.teachers[name].run(own, inputs, data_samples)
-                 for name, own in of_teachers.items()}
-        # All taps, also those of tasks that rest: a compiled module does not notice later ones.
-        with tap_student(self.student, self.taps.values()) as taps, \
-                explain_bfloat16(self.student):
-            outputs = self.student(inputs, data_samples, mode=mode)
-        if not pairs:
-            return outputs, {}
-        check_gradient(pairs, taps)
-        taught: dict[TapPair, tuple[list[Tensor], UpstreamAvatars | None]] = {}
-        for name, own in of_teachers.items():
-            taught.update(self.teachers[name].maps(own, dense[name], taps))
-        return outputs, {name: TaskMaps(taps.features[pair.student], *taught[pair])
+                 for name, own in of_teachers.items() if own}
+        outputs, taps = self._run_students(inputs, data_samples, mode)
+        check_gradient(pairs.values(), taps)
+        taught: dict[TapPair, tuple[list[Tensor], UpstreamAvatars | None]] = {
+            pair: ([feature.detach() for feature in taps[pair.of].features[pair.teacher]], None)
+            for pair in pairs.values() if pair.of not in self.teachers}
+        for name, label in itertools.product(dense, taps):
+            own = [pair for pair in of_teachers[name] if pair.by == label]
+            taught.update(self.teachers[name].maps(own, dense[name], taps[label]))
+        return outputs, {name: TaskMaps(taps[pair.by].features[pair.student], *taught[pair])
                          for name, pair in pairs.items()}
+
+    @torch.compiler.disable(recursive=False)
+    def _run_students(self, inputs: Tensor, data_samples: list | None, mode: str
+                      ) -> tuple[Any, dict[str, FeatureTaps]]:
+        """Run the student; return what it returns, and its taps by its label."""
+        outputs, taps = self._run_tapped('student', inputs, data_samples, mode)
+        return outputs, dict(student=taps)
+
+    @torch.compiler.disable(recursive=False)
+    def _run_tapped(self, label: str, inputs: Tensor, data_samples: list | None, mode: str
+                    ) -> tuple[Any, FeatureTaps]:
+        """Run one student; return what it returns, and its taps."""
+        student = self.students[label]
+        # All taps, also those of tasks that rest: a compiled module does not notice later ones.
+        pairs = [pair for pair in self.taps.values() if pair.by == label]
+        with tap_student(student, pairs) as taps, explain_bfloat16(student):
+            return student(inputs, data_samples, mode=mode), taps
+
+
+def _init_student(label: str, student: BaseModel) -> None:
+    try:
+        student.init_weights()
+    except ConfigError as error:
+        raise ConfigError([f'model.{label}: {problem}' for problem in error.problems],
+                          error.on_all_ranks) from error
 
 
 def _no_loss(task: nn.Module, inputs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..losses import UncertaintyFeatureLoss
 from ..losses.features import build_loss, run_loss
+from ..losses.seeded_draws import SeededDraws
 from ..utils.build import build, find_type, known_arguments
 from ..utils.errors import ConfigError, ConfigProblems, describe, suggest
 from ..utils.rng import mix_seed
@@ -100,7 +101,7 @@ class DistillTask(nn.Module):
         problems.raise_if_any()
         for index, level_loss in enumerate(self.losses):
             self._try(index, *pairs[index], data_samples)
-            if isinstance(level_loss, UncertaintyFeatureLoss):
+            if isinstance(level_loss, SeededDraws):
                 level_loss.reseed(mix_seed(name, index))
         if upstream is not None:
             self._try_upstream(upstream, teacher_maps)
@@ -262,7 +263,8 @@ def _build_adapter(cfg: Any, student_map: Tensor, teacher_map: Tensor) -> nn.Mod
     if cfg is None:
         if channels[0] != channels[1]:
             raise ConfigError(f"=None: the student's map has {channels[0]} channels, the "
-                              f"teacher's {channels[1]}; set adapter='auto'")
+                              f"teacher's {channels[1]}; set adapter='auto', or for class scores "
+                              'the same num_classes')
         return nn.Identity()
     names = known_arguments(find_type(cfg))
     if names is not None and not {'in_channels', 'out_channels'} <= names:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from mmengine.model import BaseModel
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.utils import to_2tuple
 
 from ..utils.errors import ConfigError, ConfigProblems
@@ -53,7 +53,8 @@ def _is_size(value: Any) -> bool:
 
 @torch.no_grad()
 def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair],
-            problems: ConfigProblems, key: str = 'model.teacher') -> dict[str, TaskMaps]:
+            problems: ConfigProblems, keys: tuple[str, str] = ('model.student', 'model.teacher')
+            ) -> dict[str, TaskMaps]:
     """Run student and teacher on a black image, and return their maps by task.
 
     Tasks with unreadable taps are left out, and their problems are added to ``problems``.
@@ -63,9 +64,9 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
         return maps
     with problems.under(''):
         student_taps, teacher_taps, roi_taps = on_small_image(
-            partial(_run_to_taps, student, teacher, pairs.values(), key), student, teacher)
+            partial(_run_to_taps, student, teacher, pairs.values(), keys), student, teacher)
         for name, pair in pairs.items():
-            with problems.under(f'model.distill.{name}'):
+            with problems.under(pair.key):
                 taps_there = roi_taps.get(pair, teacher_taps)
                 for taps, tap in (student_taps, pair.student), (taps_there, pair.teacher):
                     if ('tap', tap) in taps.overwritten():
@@ -80,29 +81,38 @@ def dry_run(student: BaseModel, teacher: BaseModel, pairs: Mapping[str, TapPair]
     return maps
 
 
-def dry_run_tasks(student: BaseModel, teachers: Mapping[str, Teacher],
+def dry_run_tasks(students: Mapping[str, BaseModel], teachers: Mapping[str, Teacher],
                   pairs: Mapping[str, TapPair], problems: ConfigProblems
                   ) -> dict[str, TaskMaps]:
-    """Make the :func:`dry_run` of the tasks of each teacher."""
+    """Make the :func:`dry_run` of the tasks of each student with each of its teachers.
+
+    Args:
+        students (Mapping[str, BaseModel]): The students by label, of which some may be teachers.
+        teachers (Mapping[str, Teacher]): The teachers by name.
+        pairs (Mapping[str, TapPair]): The taps of each task.
+        problems (ConfigProblems): Collects the problems.
+    """
     maps: dict[str, TaskMaps] = {}
-    for name, teacher in teachers.items():
-        own = {task: pair for task, pair in pairs.items() if pair.of == name}
-        key = teacher_key(teacher.name, 'cfg')
-        maps.update(dry_run(student, teacher.network, own, problems, key))
+    for by, of in dict.fromkeys((pair.by, pair.of) for pair in pairs.values()):
+        own = {task: pair for task, pair in pairs.items() if (pair.by, pair.of) == (by, of)}
+        if of in teachers:
+            network, key = teachers[of].network, teacher_key(teachers[of].name, 'cfg')
+        else:
+            network, key = students[of], f'model.{of}'
+        maps.update(dry_run(students[by], network, own, problems, (f'model.{by}', key)))
     return maps
 
 
 def _run_to_taps(
-        student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair], key: str,
-        size: tuple[int, int],
+        student: BaseModel, teacher: BaseModel, pairs: Collection[TapPair],
+        keys: tuple[str, str], size: tuple[int, int],
 ) -> tuple[FeatureTaps, FeatureTaps, dict[TapPair, FeatureTaps]]:
     image, samples = torch.zeros(1, 3, *size), dry_run_samples(student, 1, size)
     student_taps = tap_student(student, pairs)
     teacher_taps = FeatureTaps(teacher, dense_taps(teacher, pairs), inputs_of=perturbed_modules(
         [pair for pair in pairs if not pair.branches]))
     problems = ConfigProblems()
-    for where, network, taps in (('model.student', student, student_taps),
-                                 (key, teacher, teacher_taps)):
+    for where, network, taps in zip(keys, (student, teacher), (student_taps, teacher_taps)):
         with problems.attempt(f'{where}: fails on a small image'), taps:
             forward_to_taps(network, taps.features, image, samples)
     problems.raise_if_any()
@@ -111,11 +121,14 @@ def _run_to_taps(
 
 def dry_run_samples(network: BaseModel, number: int,
                     size: tuple[int, int] = SMALL) -> list[BaseDataElement]:
-    """Make data samples for the dry run; those of a detector have a box."""
+    """Make data samples for the dry run; those of a detector have a box, of a segmentor labels."""
     samples = [BaseDataElement(metainfo=dict(
         ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
         scale_factor=(1.0, 1.0))) for _ in range(number)]
-    if not hasattr(network, 'decode_head'):
+    if hasattr(network, 'decode_head'):
+        for sample in samples:
+            sample.gt_sem_seg = PixelData(data=torch.zeros(1, *size).long())
+    else:
         box = torch.tensor([[0., 0., size[1] / 2, size[0] / 2]])
         for sample in samples:
             sample.gt_instances = InstanceData(bboxes=box, labels=torch.zeros(1).long())

@@ -18,6 +18,10 @@ def inherited_parts(student: nn.Module, teachers: Mapping[str, Teacher],
         ConfigError: If it does not fit the teachers, or a part not one of them.
     """
     first, *others = teachers
+    for name in inherit if isinstance(inherit, dict) else teachers if inherit else ():
+        if name in teachers and teachers[name].is_average:
+            raise ConfigError(f"inherit={inherit!r}: the teacher 'ema' starts from the student "
+                              'itself; leave it out')
     if not isinstance(inherit, dict) or teachers[first].name is None:
         if others and inherit:
             raise ConfigError(f'inherit={inherit!r}: there are several teachers; say which one '

@@ -7,9 +7,11 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel, BaseModule
 from torch import nn
 
+from ..utils.state_dict import OWN_CHILDREN, OWN_KEYS
+
 
 class StudentModel(BaseModel):
-    """Shares the student's module tables and adds one child, ``distiller``.
+    """Shares the student's module tables and adds ``distiller``, or ``peers`` too.
 
     Parameter names, state dict, and attributes such as ``model.backbone`` are those of plain
     training, and a plain student's checkpoint loads.
@@ -28,7 +30,7 @@ class StudentModel(BaseModel):
     def share_tables(self, student: BaseModel) -> None:
         """Share the student's parameters, buffers, children and mode."""
         # Parameters and buffers of the top level are one table with the student's. The table of
-        # children is our own, since it holds ``distiller`` too; see add_module and __setattr__.
+        # children is our own, since it holds ours too; see add_module and __setattr__.
         object.__setattr__(self, 'student', student)
         self._parameters = student._parameters
         self._buffers = student._buffers
@@ -40,7 +42,7 @@ class StudentModel(BaseModel):
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child also to the student (SyncBN conversion replaces children this way)."""
         super().add_module(name, module)
-        if name != 'distiller':
+        if name not in OWN_CHILDREN:
             self.student.add_module(name, module)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -49,7 +51,7 @@ class StudentModel(BaseModel):
             setattr(self.student, name, value)
             return
         super().__setattr__(name, value)
-        if name != 'distiller' and name in self.__dict__.get('_modules', ()):
+        if name not in OWN_CHILDREN and name in self.__dict__.get('_modules', ()):
             setattr(self.student, name, value)
 
     def _is_the_students(self, name: str) -> bool:
@@ -73,7 +75,7 @@ class StudentModel(BaseModel):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # The student's class may migrate old keys at its top level; ours are not its business.
-        own = f'{prefix}distiller.'
+        own = tuple(f'{prefix}{key}' for key in OWN_KEYS)
         theirs = {key: value for key, value in state_dict.items() if not key.startswith(own)}
         self.student._load_from_state_dict(theirs, prefix, *args)
         for key in [key for key in state_dict if not key.startswith(own)]:
@@ -84,7 +86,9 @@ class StudentModel(BaseModel):
 def _accept_plain_student(model: nn.Module, incompatible_keys: Any) -> None:
     """Accept a plain student's checkpoint; our parts then keep their values."""
     missing = incompatible_keys.missing_keys
-    own = {key for key in model.state_dict() if key.startswith('distiller.')}
+    # BatchNorm makes up for missing counters.
+    own = {key for key in model.state_dict()
+           if key.startswith(OWN_KEYS) and not key.endswith('num_batches_tracked')}
     if own and own <= set(missing):
         missing[:] = [key for key in missing if key not in own]
-        print_log('A plain student is loaded: adapters and sigma keep their values', 'current')
+        print_log('A plain student is loaded: all other parts keep their values', 'current')

@@ -22,7 +22,10 @@ class TapPair(NamedTuple):
             which the taps are. Defaults to None, outside RoI heads.
         perturb_at (str, optional): Dotted path of the teacher's module whose input is perturbed.
             Defaults to None, the tap itself is perturbed.
-        of (str): Name of the teacher. Defaults to ``'teacher'``.
+        of (str): Name of the teacher, or label of the student that teaches. Defaults to
+            ``'teacher'``.
+        by (str): Label of the student that learns. Defaults to ``'student'``.
+        key (str): The task's config key. Defaults to ``'model.distill'``.
     """
 
     student: str
@@ -30,6 +33,8 @@ class TapPair(NamedTuple):
     branches: tuple[RoIBranch, RoIBranch] | None = None
     perturb_at: str | None = None
     of: str = 'teacher'
+    by: str = 'student'
+    key: str = 'model.distill'
 
 
 def make_tap_pair(student: BaseModel, teacher: BaseModel, taps: tuple[str, str],
@@ -117,8 +122,12 @@ def run_roi_heads(teacher: BaseModel, pairs: Collection[TapPair], dense: Feature
     return features
 
 
-def check_gradient(pairs: Mapping[str, TapPair], taps: FeatureTaps) -> None:
-    """Check that each task's gradient reaches the student; the losses would not show it.
+def check_gradient(pairs: Collection[TapPair], taps: Mapping[str, FeatureTaps]) -> None:
+    """Check that each task's gradient reaches its student; the losses would not show it.
+
+    Args:
+        pairs (Collection[TapPair]): The taps.
+        taps (Mapping[str, FeatureTaps]): The features of the students, by label.
 
     Raises:
         ConfigError: If all maps of a task carry no gradient where gradients are computed.
@@ -126,11 +135,11 @@ def check_gradient(pairs: Mapping[str, TapPair], taps: FeatureTaps) -> None:
     if not torch.is_grad_enabled():
         return
     problems = ConfigProblems()
-    for name, pair in pairs.items():
-        maps = taps.features[pair.student]
+    for pair in pairs:
+        maps = taps[pair.by].features[pair.student]
         if maps and not any(feature.requires_grad for feature in maps):
             problems.add(
-                f"model.distill.{name}.tap={pair.student!r}: the student's maps have no gradient: "
+                f"{pair.key}.tap={pair.student!r}: the student's maps have no gradient: "
                 'the module is frozen, or lies inside a checkpointed block; tap the end of the '
                 'block or a later module, or set with_cp=False')
     problems.raise_if_any()

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..utils.amp import autocast_dtype
 from ..utils.checkpoint import read_state_dict
 from ..utils.errors import ConfigError
-from ..utils.state_dict import describe_mismatch, rename_keys
+from ..utils.state_dict import OWN_KEYS, describe_mismatch, rename_keys
 from .mmcv_ops import float32_instead_of_bfloat16, mmcv_layers
-from .renormalize import renormalize, same_normalization
+from .renormalize import renormalize, same_normalization, teacher_view
 from .tap_pair import TapPair, dense_taps, perturbed_modules, run_roi_heads
 from .taps import FeatureTaps, forward_to_taps
 from .upstream_avatars import UpstreamAvatars, upstream_avatars
@@ -41,16 +41,20 @@ class Teacher:
             autocast off. Defaults to None, that of the student's step. In bfloat16 the layers of
             ``mmcv.ops`` run in float32.
         name (str, optional): Its name in the config. Defaults to None.
+        is_average (bool): Whether it is a running average of the student, which
+            :class:`mmakd.hooks.EMATeacherHook` updates. Defaults to False.
     """
 
     def __init__(self, network: BaseModel, student_preprocessor: nn.Module,
                  checkpoint: str | None, strict: bool = True,
-                 precision: torch.dtype | None = None, name: str | None = None) -> None:
+                 precision: torch.dtype | None = None, name: str | None = None,
+                 is_average: bool = False) -> None:
         self.network = network.eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.strict = strict
         self.precision = precision
         self.name = name
+        self.is_average = is_average
         self.label = 'teacher' if name is None else f'teacher.{name}'
         self._student_preprocessor = student_preprocessor
         self._same_normalization = same_normalization(student_preprocessor,
@@ -69,6 +73,10 @@ class Teacher:
             load_teacher_checkpoint(self.network, self.checkpoint, self.strict, self.name)
         self.network.is_init = True
 
+    def copy_student(self, student: BaseModel) -> None:
+        """Give an average the current weights of the student."""
+        self.network.load_state_dict(student.state_dict())
+
     def follow(self, *args: Any, **kwargs: Any) -> None:
         """Move or cast the network by ``_apply`` of the model that was built, not of a copy."""
         if self._follows_model:
@@ -83,11 +91,13 @@ class Teacher:
         Args:
             pairs (Collection[TapPair]): The taps.
             inputs (Tensor): Images (N, 3, H, W), normalised for the student.
-            data_samples (list, optional): Their data samples.
+            data_samples (list, optional): Their data samples; the images that
+                :class:`mmakd.datasets.TwoViews` put there replace the student's.
 
         Returns:
             FeatureTaps: The features at :func:`mmakd.distillers.tap_pair.dense_taps`.
         """
+        inputs = teacher_view(inputs, data_samples, self._student_preprocessor)
         if not self._same_normalization:
             inputs = renormalize(inputs, data_samples, self._student_preprocessor,
                                  self.network.data_preprocessor)
@@ -144,8 +154,17 @@ def teacher_key(teacher: str | None, option: str) -> str:
 
 
 def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True,
-                            teacher: str | None = None) -> None:
-    """Load a checkpoint into a teacher, matched key by key.
+                            teacher: str | None = None, key: str | None = None) -> None:
+    """Load what :func:`read_teacher_checkpoint`, which has the same arguments, reads."""
+    model.load_state_dict(
+        read_teacher_checkpoint(model, checkpoint, strict, teacher, key), strict=False)
+    print_log(f'Teacher {teacher or ""}'.rstrip() + f' loaded from {checkpoint}', 'current')
+
+
+def read_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = True,
+                            teacher: str | None = None, key: str | None = None
+                            ) -> dict[str, Tensor]:
+    """Read a checkpoint of a teacher, matched key by key.
 
     Args:
         model (nn.Module): The teacher.
@@ -154,13 +173,17 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
         strict (bool): Whether missing and unexpected keys are an error, not a warning. Defaults
             to True.
         teacher (str, optional): The teacher's name in the config. Defaults to None.
+        key (str, optional): The config key that names the file. Defaults to None, the teacher's.
+
+    Returns:
+        dict[str, Tensor]: The weights that fit.
 
     Raises:
         ConfigError: If the file is missing, damaged, not a checkpoint, or of another model.
     """
-    key = f'{teacher_key(teacher, "ckpt")}={str(checkpoint)!r}'
+    key = f'{key or teacher_key(teacher, "ckpt")}={str(checkpoint)!r}'
     state_dict = read_state_dict(str(checkpoint), key)
-    for name in [name for name in state_dict if name.startswith('distiller.')]:
+    for name in [name for name in state_dict if name.startswith(OWN_KEYS)]:
         del state_dict[name]
     rename_keys(model, state_dict)
     problem = describe_mismatch(model, state_dict)
@@ -175,5 +198,4 @@ def load_teacher_checkpoint(model: nn.Module, checkpoint: str, strict: bool = Tr
         for name in [name for name, value in state_dict.items()
                      if name not in own or own[name].shape != value.shape]:
             del state_dict[name]
-    model.load_state_dict(state_dict, strict=False)
-    print_log(f'Teacher {teacher or ""}'.rstrip() + f' loaded from {checkpoint}', 'current')
+    return state_dict

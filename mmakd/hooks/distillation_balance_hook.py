@@ -32,7 +32,8 @@ class DistillationBalanceHook(Hook):
     over ranks. If p is outside ``share`` +- ``band``, the tasks' common ``balance_factor``, a
     factor on their losses, is multiplied by p* (1 - p) / (p (1 - p*)), with p* = ``share``: that
     weight would have given exactly p*. It holds from the next iteration on, and stays within 1/10
-    and 10. Source of the rule: RT-DETRv4 (arXiv 2510.25257), Gradient-guided Adaptive Modulation.
+    and 10. Of several students the first is measured. Source of the rule: RT-DETRv4 (arXiv
+    2510.25257), Gradient-guided Adaptive Modulation.
 
     A factor of ``DistillationScheduleHook`` is left out of p, so that the hook does not undo a
     warm-up or a decay. Nothing is measured in an iteration in which all tasks are off, or a norm
@@ -90,8 +91,12 @@ class DistillationBalanceHook(Hook):
         hooks = [hook for hook in runner.hooks if isinstance(hook, DistillationBalanceHook)]
         if len(hooks) > 1 and self is hooks[0]:
             problems.add(f'{key}: the config has {len(hooks)} such hooks; leave one')
+        first = next(iter(model.students))
         with problems.under(key):
-            task_names(self.tasks, model.distiller)
+            if first not in {model.taps[name].by
+                             for name in task_names(self.tasks, model.distiller)}:
+                problems.add(f'{key}.tasks={self.tasks!r}: the first student, {first}, whose '
+                             'gradient is measured, learns none of them; name one of its tasks')
         with problems.under(key):
             find_measured_module(model.student, self.at)
         problems.raise_if_any()

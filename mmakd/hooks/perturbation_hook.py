@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from ..avatars import DropoutPerturbation
 from ..losses import UncertaintyFeatureLoss
+from ..losses.seeded_draws import SeededDraws
 from ..utils.errors import ConfigProblems
 from ..utils.rng import mix_seed
 from .runner import is_training, unwrapped_model
@@ -20,11 +21,11 @@ class PerturbationHook(Hook):
     """Schedules the perturbations, makes them reproducible and logs sigma.
 
     Before each iteration the hook sets every perturbation's ``strength``, a factor on its nominal
-    rate or deviation, from the schedule. It reseeds the Avatars from (seed, rank, iteration,
-    task), so a resumed run draws the same Avatars. It logs ``perturbation_strength`` and
-    ``sigma/<task>.<level>``, the mean over channels, to the message hub, which every visualizer
-    reads. In a model without ``UncertaintyFeatureLoss`` it does nothing, because a child config
-    can replace its parent's loss but cannot remove its parent's hook.
+    rate or deviation, from the schedule. It reseeds the Avatars, and the draws of
+    ``BetaSmoothingLoss``, from (seed, rank, iteration, task), so a resumed run draws the same. It
+    logs ``perturbation_strength`` and ``sigma/<task>.<level>``, the mean over channels, to the
+    message hub, which every visualizer reads. In a model without losses that draw it does nothing,
+    because a child config can replace its parent's loss but cannot remove its parent's hook.
 
     Args:
         mode (str): ``'constant'`` keeps ``start``; ``'linear'`` and ``'cosine'`` go from ``start``
@@ -43,6 +44,7 @@ class PerturbationHook(Hook):
                  begin: int = 0, stop: int | None = None, by_epoch: bool = False) -> None:
         self.schedule = Schedule(mode, start, end, begin, stop, by_epoch)
         self._losses: dict[str, UncertaintyFeatureLoss] = {}
+        self._seeded: dict[str, SeededDraws] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Check the schedule against the model and the training loop.
@@ -73,13 +75,15 @@ class PerturbationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the losses with Avatars."""
         self._losses = avatar_losses(runner)
+        self._seeded = _losses_of(runner, SeededDraws)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the strength and reseed the Avatars."""
-        for name, loss in self._losses.items():
+        for loss in self._losses.values():
             if loss.perturbation is not None:
                 loss.perturbation.strength = self.schedule.value(runner)
-            loss.reseed(mix_seed(runner.seed, runner.iter, name))
+        for name, seeded in self._seeded.items():
+            seeded.reseed(mix_seed(runner.seed, runner.iter, name))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:
@@ -99,6 +103,10 @@ class PerturbationHook(Hook):
 
 def avatar_losses(runner: Runner) -> dict[str, UncertaintyFeatureLoss]:
     """Find the losses with Avatars, by a short name (``fpn.0`` for level 0 of task ``fpn``)."""
+    return _losses_of(runner, UncertaintyFeatureLoss)
+
+
+def _losses_of(runner: Runner, kind: Any) -> dict[str, Any]:
     return {name.removeprefix('distiller.').replace('.losses.', '.'): module
             for name, module in unwrapped_model(runner).named_modules()
-            if isinstance(module, UncertaintyFeatureLoss)}
+            if isinstance(module, kind)}

@@ -55,7 +55,7 @@ class TeacherEvalHook(Hook):
         cache_dir (str, optional): Folder of the cached scores. Defaults to None,
             ``mmakd/teacher_scores`` in torch hub's folder.
         teachers (Sequence[str], optional): Names of those of several teachers that are scored;
-            one of another package cannot be. Defaults to None, all.
+            one of another package, or an average of the student, cannot be. Defaults to None, all.
 
     Attributes:
         scores (dict[str, dict[str, float]]): The scores by metric of each teacher, ``'teacher'``
@@ -89,6 +89,11 @@ class TeacherEvalHook(Hook):
                                             not set(self.teachers) <= set(known)):
             problems.add(f'TeacherEvalHook.teachers={self.teachers!r}: must be None or a list of '
                          f'names of teachers; {suggest("", known)}')
+        for name, teacher in known.items():
+            if teacher.is_average and (self.teachers is None or name in self.teachers):
+                problems.add(f'TeacherEvalHook.teachers={self.teachers!r}: the {teacher.label} is '
+                             'the average of the student, which has no score before training; '
+                             'name the other teachers, or remove the hook')
         if runner.val_loop is None or not runner.cfg.get('val_evaluator'):
             problems.add('TeacherEvalHook: the config has no validation; remove the hook or give '
                          'val_cfg, val_dataloader and val_evaluator')

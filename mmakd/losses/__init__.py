@@ -1,4 +1,5 @@
 """Losses between a student's and a teacher's features."""
+from .beta_smoothing_loss import BetaSmoothingLoss
 from .channel_wise_divergence import ChannelWiseDivergence
 from .dist_loss import DISTLoss
 from .entropy_weighted_kd_loss import EntropyWeightedKDLoss
@@ -11,6 +12,6 @@ from .pkd_loss import PKDLoss
 from .uncertainty_feature_loss import UncertaintyFeatureLoss
 
 __all__ = [
-    'ChannelWiseDivergence', 'DISTLoss', 'EntropyWeightedKDLoss', 'FGDLoss', 'FeatureMSELoss',
-    'KLDivergence', 'MGDLoss', 'MasKDLoss', 'PKDLoss', 'UncertaintyFeatureLoss'
+    'BetaSmoothingLoss', 'ChannelWiseDivergence', 'DISTLoss', 'EntropyWeightedKDLoss', 'FGDLoss',
+    'FeatureMSELoss', 'KLDivergence', 'MGDLoss', 'MasKDLoss', 'PKDLoss', 'UncertaintyFeatureLoss'
 ]

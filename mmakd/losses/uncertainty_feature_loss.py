@@ -3,7 +3,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from mmengine.dist import get_rank
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -11,15 +10,15 @@ from ..avatars import AvatarVariance, Perturbation, Uncertainty
 from ..avatars.perturbation import show_settings
 from ..utils.build import build
 from ..utils.errors import ConfigError, ConfigProblems, check_numbers, suggest
-from ..utils.rng import mix_seed
 from .avatar_comparison import AvatarComparison
 from .features import build_loss, check_same_shape, float32
+from .seeded_draws import SeededDraws
 
 _TARGETS = ('each', 'mean')
 
 
 @MODELS.register_module()
-class UncertaintyFeatureLoss(nn.Module):
+class UncertaintyFeatureLoss(nn.Module, SeededDraws):
     r"""Avatar Knowledge Distillation (AKD, arXiv 2305.02722).
 
     :math:`\frac{1}{K} \sum_k criterion(S / \sigma, A_k / \sigma)`, where the K Avatars
@@ -92,16 +91,6 @@ class UncertaintyFeatureLoss(nn.Module):
         self.perturb = perturb and perturbation is not None
         self.target = target
         self.loss_weight = loss_weight
-        self.reseed(0)
-
-    def reseed(self, seed: int) -> None:
-        """Start a new stream of Avatars.
-
-        Args:
-            seed (int): Seed >= 0; combined with the process's rank.
-        """
-        self._seed = seed
-        self._num_calls = 0
 
     @property
     def sigma(self) -> list[Tensor]:
@@ -166,8 +155,7 @@ class UncertaintyFeatureLoss(nn.Module):
         """
         device = comparisons[0].map_T.device
         generator = torch.Generator(device)
-        seed = mix_seed(self._seed, get_rank(), self._num_calls)
-        self._num_calls += 1
+        seed = self.next_seed()
 
         def draw() -> Iterator[list[Tensor]]:
             generator.manual_seed(seed)

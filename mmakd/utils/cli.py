@@ -18,7 +18,7 @@ from .checkpoint import read_checkpoints_safely, read_state_dict, trust
 from .config_file import read_config
 from .dist import local_rank, same_on_all_ranks, start_gloo_without_accelerator, take_place
 from .errors import ConfigError
-from .state_dict import describe_mismatch, rename_keys
+from .state_dict import OWN_KEYS, describe_mismatch, rename_keys
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -92,7 +92,10 @@ def build_runner(cfg: Config, partial: bool = False) -> Runner:
             model = getattr(runner.model, 'module', runner.model)
             rename_keys(model, state_dict)
             # A plain student's checkpoint in the distiller's config, and the other way round.
-            problem = describe_mismatch(model, state_dict, ignored=('distiller.', ))
+            both = all(any(name.startswith('peers.') for name in weights)
+                       for weights in (model.state_dict(), state_dict))
+            problem = describe_mismatch(model, state_dict,
+                                        ignored=('distiller.', ) if both else OWN_KEYS)
             if partial and problem:
                 own = model.state_dict()
                 # BatchNorm adds its counters to old files itself.

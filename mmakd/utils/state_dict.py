@@ -4,6 +4,9 @@ import copy
 import torch
 from torch import nn
 
+# What a distiller adds to its student, and so the first part of such keys.
+OWN_CHILDREN = ('distiller', 'peers')
+OWN_KEYS = tuple(f'{name}.' for name in OWN_CHILDREN)
 _SHOWN_KEYS = 6
 
 

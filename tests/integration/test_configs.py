@@ -37,7 +37,7 @@ def batch(cfg: Config) -> dict:
 def test_one_step(path):
     cfg = Config.fromfile(ROOT / path)
     init_default_scope(cfg.default_scope)
-    if 'teacher' in cfg.model:
+    if cfg.model.get('teacher', 'ema') != 'ema':
         cfg.model.teacher_ckpt = None
     torch.manual_seed(0)
     model = prepare(MODELS.build(cfg.model), SIZE, 'cpu')

@@ -21,7 +21,10 @@ VARIANTS = {
     'accumulation': {'optim_wrapper.accumulative_counts': 2},
     'bfloat16': {'optim_wrapper.type': 'CPUAmpOptimWrapper'},
     'no_seed': {'randomness': dict(seed=None)},
+    'mean_teacher': {'name': 'meanteacher', 'default_hooks.ema_teacher.ramp_iters': 6},
 }
+VARIANTS['mean_beta'] = {'name': 'beta-smoothing'}
+VARIANTS['mean_teacher_accumulation'] = {**VARIANTS['mean_teacher'], **VARIANTS['accumulation']}
 VARIANTS['company'] = {**VARIANTS['ema'], **VARIANTS['accumulation'], **VARIANTS['bfloat16']}
 # Where training is taken up, and where it ends.
 CHECKPOINTS = dict(det=('epoch_1.pth', 'epoch_2.pth'), seg=('iter_4.pth', 'iter_8.pth'))
@@ -32,7 +35,7 @@ def config(toy, model, tmp_path):
 
     def load(task, **changes):
         ema = changes.pop('ema', False)
-        cfg = toy(task, 'akd-cwd', iters=8, **changes)
+        cfg = toy(task, changes.pop('name', 'akd-cwd'), iters=8, **changes)
         cfg.custom_hooks = [EMA] * ema
         cfg.default_hooks.exact_resume = dict(type='ExactResumeHook')
         if task == 'det':
@@ -41,6 +44,8 @@ def config(toy, model, tmp_path):
             cfg.train_cfg.val_interval = 4
             cfg.default_hooks.checkpoint.interval = 4
         cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+        if cfg.model.teacher == 'ema':
+            return cfg
         # Without a seed a random teacher would be another one.
         cfg.model.teacher_ckpt = str(tmp_path / 'teacher.pth')
         if not (tmp_path / 'teacher.pth').exists():
@@ -54,9 +59,9 @@ def check_same_end(task, variant, whole, resumed):
     half, end = CHECKPOINTS[task]
     start, expected, state = (torch.load(path, weights_only=False) for path in (
         f'{whole}/{half}', f'{whole}/{end}', f'{resumed}/{end}'))
-    for part in ('state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict'):
-        assert (part in expected) == (part in state) == (part != 'ema_state_dict' or
-                                                         'ema' in VARIANTS[variant])
+    optional = dict(ema_state_dict='ema' in VARIANTS[variant], ema_teacher='mean' in variant)
+    for part in ('state_dict', 'optimizer', 'param_schedulers', *optional):
+        assert (part in expected) == (part in state) == optional.get(part, True)
         if part in expected:
             assert not same(expected[part], state[part]), part
     # The training went on at all.
@@ -65,7 +70,9 @@ def check_same_end(task, variant, whole, resumed):
 
 @pytest.mark.parametrize('task, variant', [
     ('det', 'best'), ('det', 'workers'), ('det', 'no_seed'), ('seg', 'plain'), ('seg', 'workers'),
-    ('seg', 'ema'), ('seg', 'accumulation'), ('seg', 'bfloat16')])
+    ('seg', 'ema'), ('seg', 'accumulation'), ('seg', 'bfloat16'), ('det', 'mean_teacher'),
+    ('seg', 'mean_beta'),
+    ('seg', 'mean_teacher_accumulation')])
 def test_same_end(task, variant, config, train):
     whole = config(task, **VARIANTS[variant])
     train(whole)
@@ -77,7 +84,7 @@ def test_same_end(task, variant, config, train):
 
 
 @pytest.mark.parametrize('task, variant', [
-    ('seg', 'plain'), ('seg', 'company'),
+    ('seg', 'plain'), ('seg', 'company'), ('seg', 'mean_teacher'),
     *(pytest.param(task, variant, marks=pytest.mark.slow) for task, variant in [
         ('det', 'plain'), ('det', 'company'), *itertools.product(
             ('det', 'seg'), ('ema', 'accumulation', 'bfloat16'))])])

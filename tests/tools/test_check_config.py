@@ -54,6 +54,28 @@ def child(workspace):
     return write
 
 
+def test_students_that_teach_each_other(check):
+    status, output = check(ROOT / 'configs/seg/toy/peers_pspnet_shapes.py')
+    assert status == 0
+    rows = {line.split()[0]: line.split()[2] for line in output.splitlines()
+            if line.startswith(('students.', 'teacher '))}
+    assert list(rows) == ['students.psp', 'students.slim', 'teacher']
+    assert len(set(rows.values())) == 3
+    for task in ('psp_logits at decode_head.conv_seg of students.psp and teacher',
+                 'slim_from_psp_logits at decode_head.conv_seg of students.slim and students.psp'):
+        assert f'Task {task}' in ' '.join(output.split())
+    assert 'students.slim 7' in output
+
+
+def test_classes_of_each_student(check):
+    status, output = check(ROOT / 'configs/seg/toy/peers_pspnet_shapes.py',
+                           *(f'model.students.{name}.decode_head.num_classes=5'
+                             for name in ('psp', 'slim')))
+    assert status == 1
+    for name in 'psp', 'slim':
+        assert f'model.students.{name}.decode_head.num_classes=5: the data set' in output
+
+
 def problems(output):
     """List the problems of a report."""
     lines = output.splitlines()
@@ -342,6 +364,14 @@ def test_data_that_is_there_is_no_warning(check):
     output = check(DET)[1]
     assert 'does not exist' not in output
     assert '1 warning:' in output  # the teacher is not trained yet
+
+
+def test_average_of_the_student_as_teacher(check):
+    for config in (SEG, DET):
+        status, output = check(config.with_name(config.name.replace('akd-cwd', 'meanteacher')))
+        assert (status, problems(output)) == (0, [])
+        assert "teacher's weights: the student's, averaged in training\n" in output
+        assert 'warning' not in output
 
 
 @pytest.mark.parametrize(('flags', 'options', 'status', 'expected'), [

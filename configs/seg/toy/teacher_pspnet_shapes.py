@@ -8,3 +8,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=50),
     dict(type='PolyLR', power=0.9, end=1100, by_epoch=False)
 ]
+# All four are read by online_pspnet_shapes.py.
+default_hooks = dict(checkpoint=dict(interval=275, max_keep_ckpts=4))

@@ -1,0 +1,34 @@
+# The student of student_pspnet_shapes.py, taught by the running average of itself.
+_base_ = 'student_pspnet_shapes.py'
+custom_imports = dict(imports=['mmakd'], allow_failed_imports=False)
+model = dict(
+    _delete_=True,
+    type='AvatarDistiller',
+    student={{_base_.model}},
+    teacher='ema',
+    distill=dict(
+        logits=dict(
+            tap='decode_head.conv_seg',
+            loss=dict(type='KLDivergence', tau=1.0, loss_weight=0.3))))
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='RandomFlip', prob=0.5),
+            # The teacher's image is not distorted. Colours tell these shapes apart,
+            # so the distortion is mild.
+            dict(
+                type='TwoViews',
+                student=[
+                    dict(
+                        type='PhotoMetricDistortion',
+                        brightness_delta=8,
+                        contrast_range=(0.9, 1.1),
+                        saturation_range=(0.9, 1.1),
+                        hue_delta=1)
+                ],
+                pack=dict(type='PackSegInputs'))
+        ]))
+default_hooks = dict(
+    ema_teacher=dict(type='EMATeacherHook', momentum=0.99, ramp_iters=300))

@@ -1,0 +1,4 @@
+"""Data for student and teacher."""
+from .two_views import TwoViews
+
+__all__ = ['TwoViews']
