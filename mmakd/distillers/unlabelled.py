@@ -19,6 +19,7 @@ from .taps import FeatureTaps, forward_to_taps
 from .upstream_avatars import map_features
 
 
+@torch.compiler.disable
 def labelled_first(inputs: Tensor, data_samples: list | None
                    ) -> tuple[Tensor, list | None, int | None]:
     """Put the labelled images of a batch in front.
@@ -54,6 +55,7 @@ def first(number: int | None, inputs: Tensor, data_samples: list | None
     return inputs[:number], data_samples[:number]
 
 
+@torch.compiler.disable(recursive=False)
 def add_unlabelled(taps: FeatureTaps, student: BaseModel, pairs: Collection[TapPair],
                    inputs: Tensor, data_samples: Any, number: int) -> None:
     """Run the student on unlabelled images, and append them to its maps of the labelled ones.
@@ -78,13 +80,13 @@ def add_unlabelled(taps: FeatureTaps, student: BaseModel, pairs: Collection[TapP
     with FeatureTaps(student, tapped) as found, _kept_statistics(student):
         forward_to_taps(student, tapped, inputs[number:], data_samples[number:])
     for tap, maps in found.features.items():
-        of_labelled = taps.features[tap]
-        shapes = [[tuple(part.shape[1:]) for part in each] for each in (of_labelled, maps)]
+        own = taps.features[tap]
+        shapes = [[tuple(part.shape[1:]) for part in each] for each in (own, maps)]
         if shapes[0] != shapes[1]:
             raise ConfigError(
                 f'train_dataloader.dataset: at tap {tap!r} the student gives maps {shapes[0]} for '
                 f'its losses, {shapes[1]} for unlabelled images; tap the neck or the backbone')
-        taps.features[tap] = [torch.cat(both) for both in zip(of_labelled, maps)]
+        taps.features[tap] = [torch.cat(both) for both in zip(own, maps)]
 
 
 def of_labelled(maps: TaskMaps, number: int) -> TaskMaps:

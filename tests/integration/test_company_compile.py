@@ -38,6 +38,14 @@ def test_compiled_student(toy, train):
 
 
 @pytest.mark.slow
+def test_compiled_student_on_a_transfer_set(toy, train):
+    options = {'train_cfg.val_interval': 100}
+    plain = train(toy('seg', 'transfer', iters=3, **options))
+    assert_close(train(toy('seg', 'transfer', iters=3, compile=dict(backend='eager'), **options)),
+                 plain)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['retinanet', 'faster_rcnn'])
 def test_compiled_detectors(name, toy, train):
     """Taps in the RoI head and the recorder of its RoIs, four steps."""
