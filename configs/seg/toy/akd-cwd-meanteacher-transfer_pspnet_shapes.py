@@ -3,6 +3,7 @@
 _base_ = 'transfer_pspnet_shapes.py'
 model = dict(
     teacher=dict(
+        _delete_=True,
         big=dict(
             cfg='{{ fileDirname }}/teacher_pspnet_shapes.py',
             ckpt='work_dirs/teacher_pspnet_shapes/iter_1100.pth'),
