@@ -10,8 +10,8 @@ import pytest
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from shapes import dataset
-from shapes.dataset import make_shapes
+from shapes.dataset import SHAPES, make_shapes
+from shapes.digits import DIGITS, handwriting, photos
 from shapes.scene import CLASSES, SPLITS, draw_scene
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +33,8 @@ def _contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _label_maps(drawn: Path, split: str) -> list[np.ndarray]:
-    folder = drawn / 'cityscapes' / 'gtFine' / split / 'shapes'
+def _label_maps(drawn: Path, split: str, city: str) -> list[np.ndarray]:
+    folder = drawn / 'cityscapes' / 'gtFine' / split / city
     return [
         cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         for path in sorted(folder.glob('*_gtFine_labelTrainIds.png'))
@@ -73,13 +73,17 @@ def test_objects_can_be_seen_at_any_size(size):
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_boxes_masks_and_label_maps_agree(drawn, split):
+@pytest.mark.parametrize('drawing', [SHAPES, DIGITS], ids=lambda drawing: drawing.name)
+def test_boxes_masks_and_label_maps_agree(drawn, split, drawing, tmp_path):
+    if drawing is DIGITS:
+        drawn = tmp_path
+        make_shapes(drawn, **TINY, drawing=DIGITS)
     coco = COCO(drawn / 'coco' / 'annotations' / f'instances_{split}.json')
-    label_maps = _label_maps(drawn, split)
+    label_maps = _label_maps(drawn, split, drawing.name)
     assert len(coco.imgs) == len(label_maps) == TINY['count'][
         SPLITS.index(split)]
     names = [category['name'] for category in coco.dataset['categories']]
-    assert names == [kind.name for kind in CLASSES]
+    assert names == list(drawing.classes)
     assert min(coco.anns) == 1
     for image_id, label_map in zip(coco.imgs, label_maps):
         from_masks = np.zeros_like(label_map)
@@ -103,6 +107,26 @@ def test_images_of_both_layouts_show_the_same_scene(drawn):
         str(drawn / 'cityscapes/leftImg8bit/train/shapes/'
             'shapes_000000_000000_leftImg8bit.png'))
     assert np.abs(jpeg.astype(int) - png).mean() < 12
+
+
+def test_digits_to_train_are_not_those_to_validate():
+    ink, labels = zip(*map(handwriting, SPLITS))
+    assert sum(map(len, ink)) == 1797
+    assert not {image.tobytes() for image in ink[0]} & {image.tobytes() for image in ink[1]}
+    assert all(set(part) == set(range(10)) for part in labels)
+    train, val = map(photos, SPLITS)
+    assert len(train) == len(val) == 8
+    assert not {photo.tobytes() for photo in train} & {photo.tobytes() for photo in val}
+
+
+def test_digits_look_like_the_handwriting():
+    # A page's ink on its ground, found again without what drew it.
+    for index in range(10):
+        scene = DIGITS.draw(0, 'val', index, (96, 96))
+        assert set(np.unique(scene.instances)) == set(range(len(scene.labels) + 1))
+        assert min(np.bincount(scene.instances.ravel())) > 20
+    again = DIGITS.draw(0, 'val', 9, (96, 96))
+    assert np.array_equal(again.image, scene.image) and again.labels == scene.labels
 
 
 def test_every_class_is_drawn():
@@ -187,16 +211,15 @@ def test_other_files_are_left_alone(tmp_path):
     assert precious.read_text() == 'mine'
 
 
-def test_interruption_leaves_nothing(tmp_path, monkeypatch):
+def test_interruption_leaves_nothing(tmp_path):
 
     def interrupted(seed, split, index, size):
         if (split, index) == ('val', 2):
             raise KeyboardInterrupt
         return draw_scene(seed, split, index, size)
 
-    monkeypatch.setattr(dataset, 'draw_scene', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        make_shapes(tmp_path, **TINY)
+        make_shapes(tmp_path, **TINY, drawing=SHAPES._replace(draw=interrupted))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,5 @@
 """Draw one scene of the shapes data: a picture and what can be seen in it."""
+from abc import abstractmethod
 from collections.abc import Sequence
 from colorsys import hsv_to_rgb
 from typing import NamedTuple
@@ -89,16 +90,61 @@ class Scene(NamedTuple):
     labels: list[int]
 
 
-class _Canvas:
-    """A picture under construction and its map of objects."""
+class Canvas:
+    """A picture under construction and its map of objects.
+
+    Args:
+        rng (np.random.Generator): Where all that is random comes from.
+        size (tuple[int, int]): Height and width of the finished image.
+
+    Attributes:
+        height (int): Of the canvas, which is larger than the finished image.
+        width (int): Likewise.
+        side (int): The shorter of both.
+        image (np.ndarray): BGR, float32, of shape (height, width, 3).
+        instances (np.ndarray): Which object each pixel shows, as of :class:`Scene`.
+    """
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
         self.height, self.width = (SUPERSAMPLING * side for side in size)
         self.side = min(self.height, self.width)
-        self.image = self._background()
+        self.image = self.background()
         self.instances = np.zeros((self.height, self.width), np.int32)
-        self.areas: list[int] = []
+        self._areas: list[int] = []
+
+    @abstractmethod
+    def background(self) -> np.ndarray:
+        """Draw what is behind the objects."""
+
+    def keeps_visible(self, window: tuple[slice, ...], inside: np.ndarray) -> bool:
+        """Tell whether all objects remain visible behind a new one."""
+        hidden = self.instances[window][inside]
+        for index in np.unique(hidden[hidden > 0]):
+            before = np.count_nonzero(self.instances == index)
+            after = before - np.count_nonzero(hidden == index)
+            if after < MIN_VISIBLE * self._areas[index - 1]:
+                return False
+        return True
+
+    def mark(self, window: tuple[slice, ...], inside: np.ndarray, is_object: bool) -> None:
+        """Note what is now seen at some pixels: a new object, or none."""
+        if is_object:
+            self._areas.append(int(inside.sum()))
+        self.instances[window][inside] = len(self._areas) if is_object else 0
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale it down, light it, add noise; image and map of objects."""
+        image = cv2.resize(self.image, None, fx=1 / SUPERSAMPLING, fy=1 / SUPERSAMPLING,
+                           interpolation=cv2.INTER_AREA)
+        light = _enlarge(self.rng.uniform(0.55, 1.25, (3, 3, 1)), *image.shape[:2])
+        noise = self.rng.standard_normal(image.shape, np.float32)
+        image = image * light[..., None] + self.rng.uniform(2, 10) * noise
+        instances = self.instances[::SUPERSAMPLING, ::SUPERSAMPLING]
+        return np.rint(image).clip(0, 255).astype(np.uint8), instances
+
+
+class _ShapesCanvas(Canvas):
 
     def _colours(self, hue: float) -> np.ndarray:
         """Two colours that can be told apart, the first of about that hue."""
@@ -110,7 +156,7 @@ class _Canvas:
             if np.linalg.norm(first - second) > 120:
                 return np.stack([first, second])
 
-    def _background(self) -> np.ndarray:
+    def background(self) -> np.ndarray:
         """A cloudy ground of muted colours."""
         muted = 128 + 0.5 * (self._colours(self.rng.random()) - 128)
         mix = self.rng.random((6, 6, 3))
@@ -145,7 +191,7 @@ class _Canvas:
         mask = np.zeros(self.instances[window].shape, np.uint8)
         cv2.fillPoly(mask, [np.rint(p - low).astype(int) for p in points], 1)
         inside = mask.astype(bool)
-        if not self._keeps_visible(window, inside):
+        if not self.keeps_visible(window, inside):
             return False
 
         y, x = np.nonzero(inside)
@@ -154,30 +200,8 @@ class _Canvas:
         share = TEXTURES[texture](u, v)[:, None]
         first, second = self._colours(hue)
         self.image[window][inside] = first + share * (second - first)
-        if is_object:
-            self.areas.append(int(inside.sum()))
-        self.instances[window][inside] = len(self.areas) if is_object else 0
+        self.mark(window, inside, is_object)
         return True
-
-    def _keeps_visible(self, window: tuple[slice, ...], inside: np.ndarray) -> bool:
-        """Whether all objects remain visible behind a new shape."""
-        hidden = self.instances[window][inside]
-        for index in np.unique(hidden[hidden > 0]):
-            before = np.count_nonzero(self.instances == index)
-            after = before - np.count_nonzero(hidden == index)
-            if after < MIN_VISIBLE * self.areas[index - 1]:
-                return False
-        return True
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scale it down, light it, add noise; image and map of objects."""
-        image = cv2.resize(self.image, None, fx=1 / SUPERSAMPLING, fy=1 / SUPERSAMPLING,
-                           interpolation=cv2.INTER_AREA)
-        light = _enlarge(self.rng.uniform(0.55, 1.25, (3, 3, 1)), *image.shape[:2])
-        noise = self.rng.standard_normal(image.shape, np.float32)
-        image = image * light[..., None] + self.rng.uniform(2, 10) * noise
-        instances = self.instances[::SUPERSAMPLING, ::SUPERSAMPLING]
-        return np.rint(image).clip(0, 255).astype(np.uint8), instances
 
 
 def draw_scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scene:
@@ -193,7 +217,7 @@ def draw_scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scen
         Scene: The picture, its map of objects and their classes.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
-    canvas = _Canvas(rng, size)
+    canvas = _ShapesCanvas(rng, size)
     labels: list[int] = []
     # A long image holds proportionally more.
     crowd = max(size) / min(size)
