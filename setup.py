@@ -49,7 +49,7 @@ setup(
         ],
         # mmrazor requires ordered-set alone, so it replaces nothing.
         'dev': ['allpairspy', 'hypothesis', 'mmrazor>=1.0', 'mypy', 'pytest', 'pytest-xdist',
-                'ruff'],
-        'benchmark': ['matplotlib', 'mmrazor>=1.0'],
+                'ruff', 'scikit-learn'],
+        'benchmark': ['matplotlib', 'mmrazor>=1.0', 'scikit-image', 'scikit-learn'],
     },
 )
