@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == 'report':
         raise NotImplementedError
     check_arms(args.arms)
+    # As an interruption does, it ends the cell's process too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     use_device(args.device)
     seeds = [None] if args.command == 'tune' else [seed for part in args.seeds for seed in part]
     items = list_items(args.arms, seeds, args.task, args.data)

@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def train_in_process(cell: Cell, results: Results, commit: str) -> None:
 
 
 def _train(cell: Cell, results: Results, commit: str, log: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     file = log.open('a')
     sys.stdout = sys.stderr = file
     for stream in 1, 2:
