@@ -25,7 +25,9 @@ from mmakd.utils.cli import config_errors_as_messages
 from mmakd.utils.errors import ConfigError, suggest
 from trials.arms import ARMS
 from trials.cells import Place
+from trials.evidence import Evidence
 from trials.plan import Plan, list_items
+from trials.report import write_report
 from trials.results import Results
 from trials.schedule import train_all
 from trials.tasks import DATA, TASKS
@@ -127,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     results = Results(args.out)
     if args.command == 'report':
-        raise NotImplementedError
+        write_report(Evidence(results), args.out)
+        console.print(f'{args.out}: results.md and results.html are written', soft_wrap=True)
+        return
     check_arms(args.arms)
     # As an interruption does, it ends the cell's process too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -44,6 +44,8 @@ class Arm(NamedTuple):
             teacher does, in seconds. Defaults to False.
         images (float): Share of the training images. Defaults to 1.
         tasks (tuple[str, ...]): Which tasks it exists for. Defaults to both.
+        against (str, optional): The arm that it is compared with. Defaults to ``'plain'``; None
+            for a plain student.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Arm(NamedTuple):
     same_time: bool = False
     images: float = 1
     tasks: tuple[str, ...] = tuple(TASKS)
+    against: str | None = 'plain'
 
 
 _TAUS = (1.0, 2.0, 4.0, 8.0)
@@ -81,20 +84,21 @@ BASES = {
 def _akd(base: str, title: str) -> dict[str, Arm]:
     """Sigma, Avatars and both on one base."""
     return {
-        f'akd-{base}': Arm(f'AKD on {title}', base, _BOTH),
-        f'{base}-sigma': Arm(f'{title}, sigma only', base, _SIGMA),
-        f'{base}-avatars': Arm(f'{title}, Avatars only', base, _AVATARS),
+        f'akd-{base}': Arm(f'AKD on {title}', base, _BOTH, against=base),
+        f'{base}-sigma': Arm(f'{title}, sigma only', base, _SIGMA, against=base),
+        f'{base}-avatars': Arm(f'{title}, Avatars only', base, _AVATARS, against=base),
     }
 
 
 def _regime(name: str, title: str, **regime: Any) -> dict[str, Arm]:
-    return {f'{arm}-{name}': Arm(f'{full}, {title}', base, loss, **regime)
-            for arm, full, base, loss in (('plain', 'plain', None, {}), ('cwd', 'CWD', 'cwd', {}),
-                                          ('akd-cwd', 'AKD on CWD', 'cwd', _BOTH))}
+    plain, cwd = f'plain-{name}', f'cwd-{name}'
+    return {plain: Arm(f'plain, {title}', against=None, **regime),
+            cwd: Arm(f'CWD, {title}', 'cwd', against=plain, **regime),
+            f'akd-{cwd}': Arm(f'AKD on CWD, {title}', 'cwd', _BOTH, against=cwd, **regime)}
 
 
 def _cwd(title: str, **loss: Any) -> Arm:
-    return Arm(f'AKD on CWD, {title}', 'cwd', loss)
+    return Arm(f'AKD on CWD, {title}', 'cwd', loss, against='cwd')
 
 
 _UPSTREAM = dict(perturbation=dict(type='ChannelDropoutPerturbation', drop_rate=0.1),
@@ -105,11 +109,11 @@ _BALANCE = {'default_hooks.distillation_balance': dict(
     type='DistillationBalanceHook', share=0.1, interval=50)}
 
 HEADLINE = {
-    'plain': Arm('plain'),
-    'cwd-tau1': Arm('CWD, tau 1', 'cwd', tau=1.0),
-    'cwd-tau4': Arm('CWD, tau 4', 'cwd', tau=4.0),
+    'plain': Arm('plain', against=None),
+    'cwd-tau1': Arm('CWD, tau 1', 'cwd', tau=1.0, against='cwd'),
+    'cwd-tau4': Arm('CWD, tau 4', 'cwd', tau=4.0, against='cwd'),
     'cwd': Arm('CWD', 'cwd'),
-    'cwd-norm': Arm('normalised CWD', 'cwd-norm'),
+    'cwd-norm': Arm('normalised CWD', 'cwd-norm', against='cwd'),
     **_akd('cwd', 'CWD'),
 }
 REGIMES = {
@@ -118,7 +122,7 @@ REGIMES = {
 }
 REST = {
     'plain-time': Arm('plain, as long as CWD in seconds', same_time=True),
-    'akd-cwd-own': Arm('AKD on CWD, its own tau and weight', 'akd-cwd-own'),
+    'akd-cwd-own': Arm('AKD on CWD, its own tau and weight', 'akd-cwd-own', against='cwd'),
     'mse': Arm('MSE', 'mse'),
     **_akd('mse', 'MSE'),
     'pkd': Arm('PKD', 'pkd'),
@@ -129,24 +133,26 @@ REST = {
     'akd-cwd-noise': _cwd('placebo: noise of the same variance',
                           perturbation=dict(type='MatchedNoisePerturbation', drop_rate=0.1)),
     'upstream': Arm('AKD on CWD, 4 upstream Avatars', 'cwd',
-                    dict(_UPSTREAM, uncertainty=_SAMPLED), upstream=True),
+                    dict(_UPSTREAM, uncertainty=_SAMPLED), upstream=True, against='cwd'),
     'upstream-avatars': Arm('CWD, 4 upstream Avatars, no sigma', 'cwd',
-                            dict(_UPSTREAM, uncertainty=None), upstream=True),
+                            dict(_UPSTREAM, uncertainty=None), upstream=True, against='cwd'),
     'upstream-mean': Arm('CWD, mean of 4 upstream Avatars', 'cwd',
-                         dict(_UPSTREAM, uncertainty=None, target='mean'), upstream=True),
+                         dict(_UPSTREAM, uncertainty=None, target='mean'), upstream=True,
+                         against='cwd'),
     'akd-cwd-letter': _cwd('to the letter', perturbation=_ZERO,
                            uncertainty=dict(type='AvatarVariance', rescale=None)),
     'akd-cwd-released': Arm('released code: normalised CWD with Avatars', 'cwd-norm',
-                            dict(perturb=True, perturbation=_ZERO)),
-    'two-teachers': Arm('CWD, two teachers', 'cwd', teachers=2),
+                            dict(perturb=True, perturbation=_ZERO), against='cwd-norm'),
+    'two-teachers': Arm('CWD, two teachers', 'cwd', teachers=2, against='cwd'),
     'akd-cwd-k2': _cwd('K = 2', num_avatars=2),
     'akd-cwd-k4': _cwd('K = 4', num_avatars=4),
     'akd-cwd-p05': _cwd('drop rate 0.05',
                         perturbation=dict(type='DropoutPerturbation', drop_rate=0.05)),
     'akd-cwd-p30': _cwd('drop rate 0.3',
                         perturbation=dict(type='DropoutPerturbation', drop_rate=0.3)),
-    'cwd-balance': Arm('CWD, balance hook', 'cwd', changes=_BALANCE),
-    'akd-cwd-balance': Arm('AKD on CWD, balance hook', 'cwd', _BOTH, changes=_BALANCE),
+    'cwd-balance': Arm('CWD, balance hook', 'cwd', changes=_BALANCE, against='cwd'),
+    'akd-cwd-balance': Arm('AKD on CWD, balance hook', 'cwd', _BOTH, changes=_BALANCE,
+                           against='cwd-balance'),
     'ewkd': Arm('entropy-weighted KD', 'ewkd', tasks=('seg', )),
 }
 ARMS = {**HEADLINE, **REGIMES, **REST}

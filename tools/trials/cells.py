@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmakd.utils.errors import ConfigError
 from trials.arms import ARMS, BASES, Arm
-from trials.tasks import DATA, ROOT, TASKS
+from trials.tasks import DATA, DRAWN, ROOT, TASKS
 
 TEACHER = 'teacher'
 # In iterations: what a kill can cost.
@@ -34,13 +34,14 @@ class Place(NamedTuple):
     """Where the study reads and writes.
 
     Args:
-        data (Path): The folder of the data sets.
+        data (Path, optional): The folder of the data sets; None to know results by their hash
+            alone, those of the data as drawn by default. Defaults to ``data``.
         work (Path): The folder of teachers, claims and unfinished trainings.
         iters (int, optional): Iterations of every training in a rehearsal. Defaults to None, those
             of the study.
     """
 
-    data: Path = Path('data')
+    data: Path | None = Path('data')
     work: Path = Path('work_dirs/study')
     iters: int | None = None
 
@@ -106,7 +107,7 @@ class Cell:
             cfg.model.teacher_ckpt = checkpoints[0]
         for index, checkpoint in enumerate(checkpoints[1:] and checkpoints):
             cfg.model.teacher[_name(index)].ckpt = checkpoint
-        _set_data_root(cfg, f'{self.place.data / self.data}/')
+        _set_data_root(cfg, f'{self.place.data}/{self.data}/')
         cfg.randomness = dict(seed=self.seed)
         cfg.work_dir = str(self.work_dir)
         cfg.experiment_name = self.work_dir.name
@@ -158,6 +159,8 @@ def _name(teacher: int) -> str:
 
 def _manifest(data: str, task: str, place: Place) -> dict[str, Any]:
     """Read how a data set was made."""
+    if place.data is None:
+        return DRAWN[data]
     path = place.data / data / TASKS[task].layout / f'{data}.json'
     if not path.is_file():
         options = '' if data == 'shapes' else f' --data {data}'
