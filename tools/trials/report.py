@@ -141,8 +141,8 @@ def _table(stage: Stage, unit: str, is_confirmed: bool) -> list[str]:
             row += ['-', f'{comparison.n if comparison else 0} of {CONFIRMING} seeds'
                     if other else '-']
         rows.append(row)
-    names = ['arm', 'n', f'mean {unit}', 'deviation', 'B', 'A \N{MINUS SIGN} B',
-             'A \N{MINUS SIGN} plain', 'P(A > B)']
+    names = ['arm', 'n', f'mean {unit}', 'deviation', 'B', 'A - B',
+             'A - plain', 'P(A > B)']
     return _rows([*names, 'p (Holm)', 'A is'] if is_confirmed else names, rows)
 
 
