@@ -277,6 +277,24 @@ def test_hashes_without_data_are_those_of_the_data_as_drawn_by_default(data, mon
                                seed=args.seed)
 
 
+def test_hash_is_of_the_config_and_the_data(workspace):
+    def config_hash(arm: str = 'cwd', setting: Setting | None = CHOSEN, place: Path | None = None,
+                    seed: int = 0, iters: int | None = None) -> str:
+        return Cell('shapes', 'seg', arm, seed, setting, Place(place, iters=iters)).config_hash
+
+    manifest = dict(DRAWN['shapes'], style='shapes')
+    path = workspace / 'other/shapes/cityscapes/shapes.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(manifest))
+    assert config_hash() == config_hash(seed=1) == config_hash(place=workspace / 'other')
+    path.write_text(json.dumps({**manifest, 'seed': 1}))
+    hashes = [config_hash(), config_hash('akd-cwd'), config_hash(setting=Setting(2.0, WEIGHT)),
+              config_hash(iters=2), config_hash(place=workspace / 'data')]
+    assert len(set(hashes)) == len(hashes)
+    trials.cells._compared_config.cache_clear()
+    assert config_hash(place=workspace / 'other') not in hashes
+
+
 WEIGHT = 15.0
 CHOSEN = Setting(4.0, WEIGHT)
 SEEDS = range(1000, 1020)
