@@ -17,19 +17,22 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
+from rich.console import Console
 
 import make_shapes as drawing_tool
 import study
 import trials.cells
 import trials.schedule
+import trials.training
 from mmakd.utils.errors import ConfigError
 from trials.arms import ARMS, BASES, REGIMES
 from trials.cells import Cell, Place, Setting
 from trials.comparison import compare, correct_by_holm, judge
 from trials.evidence import Evidence
-from trials.plan import list_items, write_settings
+from trials.plan import Plan, list_items, write_settings
 from trials.report import write_report
 from trials.results import Results
+from trials.schedule import train_all
 from trials.tasks import DATA, DRAWN, TASKS
 from trials.training import prepare
 from trials.tuning import TUNING_SEEDS, Search
@@ -108,8 +111,17 @@ def test_goes_on_after_a_kill(run, monkeypatch):
     process.join()
     assert lines(Path('out')) == []
     folder = found[0].parent
+    build_runner = trials.training.build_runner
+
+    def build_and_note(cfg):
+        Path('begun').write_text(f'{cfg.get("resume")} {cfg.get("load_from")}')
+        return build_runner(cfg)
+
+    monkeypatch.setattr(trials.training, 'build_runner', build_and_note)
     resumed, = run(*arguments, iters=30)
+    assert re.fullmatch(rf'True .*{folder}/iter_\d+.pth', Path('begun').read_text())
     unbroken, = run(*arguments, iters=30, out='unbroken')
+    assert Path('begun').read_text() in ('None None', 'False None')
     assert not folder.exists()  # the resumed training was in it and has finished
     for key in 'metric', 'loss', 'iters', 'config':
         assert resumed[key] == unbroken[key], key
@@ -138,6 +150,15 @@ def test_processes_share_the_cells(run):
         process.join(120)
         assert process.exitcode == 0
     assert sorted(line['seed'] for line in lines(Path('out'))) == [0, 1, 2, 3]
+
+
+def test_a_cell_that_another_process_has_just_finished_is_left(run):
+    plan = Plan(list_items(['plain'], [0], ['seg'], ['shapes']), Results(Path('out')),
+                Place(work=Path('out/work'), iters=2))
+    found = run('--arms', 'plain', '--task', 'seg', '--seeds', '0')
+    assert plan.num_missing() == 1  # it has not read the results since
+    assert train_all(plan, Console(quiet=True)) == []
+    assert lines(Path('out')) == found
 
 
 def test_shards_are_a_partition(run, monkeypatch):
@@ -509,6 +530,8 @@ def test_p_is_exact_for_few_seeds():
     assert compare({0: 1.0, 1: 1.0}, {0: 1.0, 1: 0.0}).better.value == 0.75
     assert compare({0: 1.0}, {0: 0.0}) is None
     assert correct_by_holm([]) == []
+    # Times 3, 1, 2 and 4; none below a smaller one's.
+    assert correct_by_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_committed_report_is_that_of_the_committed_results(tmp_path):
