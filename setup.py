@@ -66,8 +66,8 @@ setup(
         ],
         # mmrazor requires ordered-set alone, so it replaces nothing.
         'dev': ['allpairspy', 'hypothesis', 'mmrazor>=1.0', 'mypy', 'onnx', 'onnxruntime',
-                'onnxscript', 'pytest', 'pytest-xdist', 'ruff'],
+                'onnxscript', 'pytest', 'pytest-xdist', 'ruff', 'scikit-learn'],
         'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
-        'benchmark': ['matplotlib', 'mmrazor>=1.0'],
+        'benchmark': ['matplotlib', 'mmrazor>=1.0', 'scikit-image', 'scikit-learn'],
     },
 )

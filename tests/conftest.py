@@ -17,6 +17,7 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 
 from shapes.dataset import make_shapes
+from shapes.patchwork import PATCHWORK
 
 ROOT = Path(__file__).parent.parent
 TOY = {'det': 'configs/det/toy/{}_retinanet_shapes.py',
@@ -31,8 +32,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which ``data/shapes`` lies."""
     folder = tmp_path_factory.mktemp('shapes')
     make_shapes(folder / 'data' / 'shapes', size=(64, 64), count=(16, 8), seed=0)
-    make_shapes(folder / 'data' / 'shapes_patchwork', size=(64, 64), count=(16, 1),
-                layouts=['cityscapes'], style='patchwork')
+    make_shapes(folder / 'data' / 'patchwork', size=(64, 64), count=(16, 1),
+                layouts=['cityscapes'], drawing=PATCHWORK)
     return folder
 
 

@@ -23,14 +23,15 @@ def check_data(cfg: Config, *splits: str) -> None:
     missing = {key: path for part in parts for key, path in _paths(cfg.get(part), part)
                if not osp.exists(path)}
     if missing:
-        drawn = [re.search(r'\bdata/shapes(?:_(\w+))?/', f'{osp.normpath(path)}/')
+        drawn = [re.search(r'\bdata/(shapes|patchwork|digits)/', f'{osp.normpath(path)}/')
                  for path in missing.values()]
-        styles = sorted({f' --style {found[1]}' if found[1] else '' for found in drawn if found})
+        names = sorted({'' if found[1] == 'shapes' else f' --data {found[1]}'
+                        for found in drawn if found})
         raise ConfigError('\n'.join([
             f'the config names data that does not exist (seen from {osp.abspath(osp.curdir)}):',
             *(f'  {key}={path!r}' for key, path in missing.items()),
-            'Draw the data: ' + ' and '.join(f'python tools/make_shapes.py{style}'
-                                             for style in styles) if all(drawn) else
+            'Draw the data: ' + ' and '.join(f'python tools/make_shapes.py{name}'
+                                             for name in names) if all(drawn) else
             'Put the data there or name its place: --cfg-options KEY=PATH ...']))
 
 

@@ -10,9 +10,10 @@ import pytest
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from shapes import dataset
-from shapes.dataset import make_shapes
-from shapes.scene import CLASSES, SPLITS, STYLES, draw_scene
+from shapes.dataset import SHAPES, make_shapes
+from shapes.digits import DIGITS, handwriting, photos
+from shapes.patchwork import PATCHWORK
+from shapes.scene import CLASSES, SPLITS, draw_scene
 
 ROOT = Path(__file__).parents[2]
 TINY = dict(size=(64, 64), count=(6, 4), seed=3)
@@ -33,8 +34,8 @@ def _contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _label_maps(drawn: Path, split: str) -> list[np.ndarray]:
-    folder = drawn / 'cityscapes' / 'gtFine' / split / 'shapes'
+def _label_maps(drawn: Path, split: str, city: str) -> list[np.ndarray]:
+    folder = drawn / 'cityscapes' / 'gtFine' / split / city
     return [
         cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         for path in sorted(folder.glob('*_gtFine_labelTrainIds.png'))
@@ -73,13 +74,17 @@ def test_objects_can_be_seen_at_any_size(size):
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_boxes_masks_and_label_maps_agree(drawn, split):
+@pytest.mark.parametrize('drawing', [SHAPES, DIGITS], ids=lambda drawing: drawing.name)
+def test_boxes_masks_and_label_maps_agree(drawn, split, drawing, tmp_path):
+    if drawing is DIGITS:
+        drawn = tmp_path
+        make_shapes(drawn, **TINY, drawing=DIGITS)
     coco = COCO(drawn / 'coco' / 'annotations' / f'instances_{split}.json')
-    label_maps = _label_maps(drawn, split)
+    label_maps = _label_maps(drawn, split, drawing.name)
     assert len(coco.imgs) == len(label_maps) == TINY['count'][
         SPLITS.index(split)]
     names = [category['name'] for category in coco.dataset['categories']]
-    assert names == [kind.name for kind in CLASSES]
+    assert names == list(drawing.classes)
     assert min(coco.anns) == 1
     for image_id, label_map in zip(coco.imgs, label_maps):
         from_masks = np.zeros_like(label_map)
@@ -103,6 +108,26 @@ def test_images_of_both_layouts_show_the_same_scene(drawn):
         str(drawn / 'cityscapes/leftImg8bit/train/shapes/'
             'shapes_000000_000000_leftImg8bit.png'))
     assert np.abs(jpeg.astype(int) - png).mean() < 12
+
+
+def test_digits_to_train_are_not_those_to_validate():
+    ink, labels = zip(*map(handwriting, SPLITS))
+    assert sum(map(len, ink)) == 1797
+    assert not {image.tobytes() for image in ink[0]} & {image.tobytes() for image in ink[1]}
+    assert all(set(part) == set(range(10)) for part in labels)
+    train, val = map(photos, SPLITS)
+    assert len(train) == len(val) == 8
+    assert not {photo.tobytes() for photo in train} & {photo.tobytes() for photo in val}
+
+
+def test_digits_look_like_the_handwriting():
+    # A page's ink on its ground, found again without what drew it.
+    for index in range(10):
+        scene = DIGITS.draw(0, 'val', index, (96, 96))
+        assert set(np.unique(scene.instances)) == set(range(len(scene.labels) + 1))
+        assert min(np.bincount(scene.instances.ravel())) > 20
+    again = DIGITS.draw(0, 'val', 9, (96, 96))
+    assert np.array_equal(again.image, scene.image) and again.labels == scene.labels
 
 
 def test_every_class_is_drawn():
@@ -187,16 +212,15 @@ def test_other_files_are_left_alone(tmp_path):
     assert precious.read_text() == 'mine'
 
 
-def test_interruption_leaves_nothing(tmp_path, monkeypatch):
+def test_interruption_leaves_nothing(tmp_path):
 
-    def interrupted(seed, split, index, size, style):
+    def interrupted(seed, split, index, size):
         if (split, index) == ('val', 2):
             raise KeyboardInterrupt
-        return draw_scene(seed, split, index, size, style)
+        return draw_scene(seed, split, index, size)
 
-    monkeypatch.setattr(dataset, 'draw_scene', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        make_shapes(tmp_path, **TINY)
+        make_shapes(tmp_path, **TINY, drawing=SHAPES._replace(draw=interrupted))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,37 +236,23 @@ def test_wrong_numbers_name_their_option(wrong, tmp_path):
 
 
 def test_patchwork_is_another_domain(tmp_path, drawn):
-    make_shapes(tmp_path, **TINY, style='patchwork')
-    assert _contents(tmp_path).keys() == _contents(drawn).keys()
+    make_shapes(tmp_path, **TINY, drawing=PATCHWORK)
     for split, number in zip(SPLITS, TINY['count']):
         coco = COCO(tmp_path / 'coco' / 'annotations' / f'instances_{split}.json')
         assert len(coco.imgs) == number and not coco.anns
-        assert not any(labels.any() for labels in _label_maps(tmp_path, split))
+        assert [category['name'] for category in coco.cats.values()] == list(SHAPES.classes)
+        assert not any(labels.any() for labels in _label_maps(tmp_path, split, 'patchwork'))
     # Hard edges of large patches: far more change from pixel to pixel.
-    edges = [np.mean([np.abs(np.diff(draw_scene(0, 'train', index, (64, 64), style).image.astype(
-        float), axis=1)).mean() for index in range(10)]) for style in STYLES]
+    edges = [np.mean([np.abs(np.diff(drawing.draw(0, 'train', index, (64, 64)).image.astype(
+        float), axis=1)).mean() for index in range(10)]) for drawing in (SHAPES, PATCHWORK)]
     assert edges[1] > 1.2 * edges[0]
-    with pytest.raises(FileExistsError, match='style patchwork instead of shapes'):
-        make_shapes(tmp_path, **TINY)
 
 
-def test_data_without_a_style_are_shapes(tmp_path):
-    make_shapes(tmp_path, **TINY, layouts=['cityscapes'])
-    manifest = tmp_path / 'cityscapes' / 'shapes.json'
-    content = json.loads(manifest.read_text())
-    assert content.pop('style') == 'shapes'
-    manifest.write_text(json.dumps(content))
-    make_shapes(tmp_path, **TINY, layouts=['cityscapes'])
-    with pytest.raises(FileExistsError, match='style shapes instead of patchwork'):
-        make_shapes(tmp_path, **TINY, layouts=['cityscapes'], style='patchwork')
-
-
-@pytest.mark.parametrize(('options', 'folder'), [
-    ([], 'data/shapes'), (['--style', 'patchwork'], 'data/shapes_patchwork')])
-def test_default_folder(options, folder, tmp_path):
+@pytest.mark.parametrize('data', ['shapes', 'patchwork'])
+def test_default_folder(data, tmp_path):
     subprocess.run([sys.executable, ROOT / 'tools' / 'make_shapes.py', '--size', '32', '--count',
-                    '1', '1', *options], check=True, cwd=tmp_path)
-    assert {path.name for path in (tmp_path / folder).iterdir()} == {'coco', 'cityscapes'}
+                    '1', '1', '--data', data], check=True, cwd=tmp_path)
+    assert {path.name for path in (tmp_path / 'data' / data).iterdir()} == {'coco', 'cityscapes'}
 
 
 def test_command_line(tmp_path):

@@ -1,9 +1,9 @@
 """Write scenes in the layouts of COCO and Cityscapes, which the stock loaders read."""
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,15 +13,36 @@ from rich.progress import track
 from shapes.scene import CLASSES, SPLITS, VERSION, Scene, draw_scene
 
 
+class Drawing(NamedTuple):
+    """What a data set shows.
+
+    Args:
+        name (str): Its name.
+        version (int): That of its pictures.
+        classes (tuple[str, ...]): Names of the classes.
+        draw (Callable): Draws image ``(seed, split, index, size)``, a :class:`Scene`.
+    """
+
+    name: str
+    version: int
+    classes: tuple[str, ...]
+    draw: Callable[[int, str, int, tuple[int, int]], Scene]
+
+
+SHAPES = Drawing('shapes', VERSION, tuple(kind.name for kind in CLASSES), draw_scene)
+
+
 class CocoWriter:
     """Writes scenes in the layout of COCO.
 
     Args:
         root (Path): The folder to fill.
         split (str): The part of the data set to write.
+        drawing (Drawing): What is drawn.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: Path, split: str, drawing: Drawing) -> None:
+        self.classes = drawing.classes
         self.image_dir = root / split
         self.image_dir.mkdir(parents=True)
         self.ann_file = root / 'annotations' / f'instances_{split}.json'
@@ -46,31 +67,33 @@ class CocoWriter:
 
     def close(self) -> None:
         """Write the annotations."""
-        categories = [dict(id=label + 1, name=kind.name) for label, kind in enumerate(CLASSES)]
+        categories = [dict(id=label, name=name) for label, name in enumerate(self.classes, 1)]
         _write_json(self.ann_file, dict(images=self.images, annotations=self.annotations,
                                         categories=categories))
 
 
 class CityscapesWriter:
-    """Writes scenes in the layout of Cityscapes, as a city named shapes.
+    """Writes scenes in the layout of Cityscapes, as a city named as the drawing.
 
     The label maps hold 0 for the background and ``i + 1`` for class ``i``.
 
     Args:
         root (Path): The folder to fill.
         split (str): The part of the data set to write.
+        drawing (Drawing): What is drawn.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
-        self.image_dir = root / 'leftImg8bit' / split / 'shapes'
-        self.label_dir = root / 'gtFine' / split / 'shapes'
+    def __init__(self, root: Path, split: str, drawing: Drawing) -> None:
+        self.city = drawing.name
+        self.image_dir = root / 'leftImg8bit' / split / self.city
+        self.label_dir = root / 'gtFine' / split / self.city
         self.image_dir.mkdir(parents=True)
         self.label_dir.mkdir(parents=True)
         self.count = 0
 
     def add(self, scene: Scene) -> None:
         """Write one image and its label map."""
-        name = f'shapes_{self.count:06d}_000000'
+        name = f'{self.city}_{self.count:06d}_000000'
         _write_image(self.image_dir / f'{name}_leftImg8bit.png', scene.image)
         label_of = np.array([0, *(label + 1 for label in scene.labels)], np.uint8)
         _write_image(self.label_dir / f'{name}_gtFine_labelTrainIds.png',
@@ -90,7 +113,7 @@ def make_shapes(out: str | Path = 'data/shapes',
                 count: tuple[int, int] = (1600, 500),
                 seed: int = 0,
                 layouts: Sequence[str] = tuple(WRITERS),
-                style: str = 'shapes') -> None:
+                drawing: Drawing = SHAPES) -> None:
     """Draw the data set, or keep it where it is there already.
 
     An interrupted drawing leaves no part of a data set behind: each layout appears under its name
@@ -104,11 +127,11 @@ def make_shapes(out: str | Path = 'data/shapes',
             do not change the first ones. Defaults to (1600, 500).
         seed (int): What all randomness derives from. Defaults to 0.
         layouts (Sequence[str]): The keys of :data:`WRITERS` to write. Defaults to all.
-        style (str): One of :data:`shapes.scene.STYLES`. Defaults to 'shapes'.
+        drawing (Drawing): What to draw. Defaults to :data:`SHAPES`.
 
     Raises:
         ValueError: If a number is out of range.
-        FileExistsError: If other files, or shapes drawn with other parameters, are in the way.
+        FileExistsError: If other files, or pictures drawn with other parameters, are in the way.
     """
     if min(size) < 32:
         raise ValueError(f'--size must be at least 32, got {min(size)}')
@@ -117,34 +140,37 @@ def make_shapes(out: str | Path = 'data/shapes',
     if seed < 0:
         raise ValueError(f'--seed must not be negative, got {seed}')
     out = Path(out)
-    parameters = dict(version=VERSION, size=list(size), count=list(count), seed=seed, style=style)
-    missing = [layout for layout in layouts if not _is_drawn(out / layout, parameters)]
+    parameters = dict(version=drawing.version, size=list(size), count=list(count), seed=seed)
+    manifest = f'{drawing.name}.json'
+    missing = [layout for layout in layouts
+               if not _is_drawn(out / layout / manifest, parameters)]
     if not missing:
         return
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.drawing-', dir=out) as drawing:
+    with tempfile.TemporaryDirectory(prefix='.drawing-', dir=out) as unfinished:
         for split, number in zip(SPLITS, count):
-            writers = [WRITERS[layout](Path(drawing, layout), split) for layout in missing]
+            writers = [WRITERS[layout](Path(unfinished, layout), split, drawing)
+                       for layout in missing]
             for index in track(range(number), f'drawing {split}'):
-                scene = draw_scene(seed, split, index, size, style)
+                scene = drawing.draw(seed, split, index, size)
                 for writer in writers:
                     writer.add(scene)
             for writer in writers:
                 writer.close()
         for layout in missing:
-            _write_json(Path(drawing, layout, 'shapes.json'), parameters)
-            Path(drawing, layout).replace(out / layout)
+            _write_json(Path(unfinished, layout, manifest), parameters)
+            Path(unfinished, layout).replace(out / layout)
 
 
-def _is_drawn(folder: Path, parameters: dict[str, Any]) -> bool:
+def _is_drawn(manifest: Path, parameters: dict[str, Any]) -> bool:
     """Whether this data set is there; an error where something else is."""
+    folder = manifest.parent
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    manifest = folder / 'shapes.json'
     if not manifest.is_file():
         raise FileExistsError(f'{folder} holds other files and is left alone: choose another '
                               'folder with --out')
-    found = {'style': 'shapes', **json.loads(manifest.read_text())}
+    found = json.loads(manifest.read_text())
     differences = [f'{key} {found.get(key)} instead of {value}'
                    for key, value in parameters.items() if found.get(key) != value]
     if differences:

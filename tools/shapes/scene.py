@@ -1,5 +1,6 @@
 """Draw one scene of the shapes data: a picture and what can be seen in it."""
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from colorsys import hsv_to_rgb
 from typing import NamedTuple
 
@@ -9,7 +10,6 @@ import numpy as np
 # Raise it whenever the pictures change, so that old ones are not reused.
 VERSION = 1
 SPLITS = ('train', 'val')
-STYLES = ('shapes', 'patchwork')
 # Scenes are painted larger and scaled down, which smooths the edges.
 SUPERSAMPLING = 2
 # No object is hidden further than this, so that every label can be seen.
@@ -70,18 +70,6 @@ TEXTURES = dict(
 )
 
 
-# What only a patchwork has.
-PATCH_OUTLINES = (
-    [np.array([(1, .3), (.3, .3), (.3, 1), (-.3, 1), (-.3, .3), (-1, .3), (-1, -.3), (-.3, -.3),
-               (-.3, -1), (.3, -1), (.3, -.3), (1, -.3)]) / 1.05],
-    [np.array([(.98, .2), (-.98, .2), (-.98, -.2), (.98, -.2)])],
-)
-PATCH_TEXTURES = dict(
-    waves=lambda u, v: np.sin(7 * u + 2 * np.sin(5 * v)) > 0,
-    grid=lambda u, v: np.maximum(np.cos(12 * u), np.cos(12 * v)) > 0.8,
-)
-
-
 def _enlarge(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     """Blend a few values smoothly over an image."""
     return cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -102,16 +90,64 @@ class Scene(NamedTuple):
     labels: list[int]
 
 
-class _Canvas:
-    """A picture under construction and its map of objects."""
+class Canvas:
+    """A picture under construction and its map of objects.
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int], style: str):
+    Args:
+        rng (np.random.Generator): Where all that is random comes from.
+        size (tuple[int, int]): Height and width of the finished image.
+
+    Attributes:
+        height (int): Of the canvas, which is larger than the finished image.
+        width (int): Likewise.
+        side (int): The shorter of both.
+        image (np.ndarray): BGR, float32, of shape (height, width, 3).
+        instances (np.ndarray): Which object each pixel shows, as of :class:`Scene`.
+    """
+
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
         self.height, self.width = (SUPERSAMPLING * side for side in size)
         self.side = min(self.height, self.width)
-        self.image = self._patches() if style == 'patchwork' else self._background()
+        self.image = self.background()
         self.instances = np.zeros((self.height, self.width), np.int32)
-        self.areas: list[int] = []
+        self._areas: list[int] = []
+
+    @abstractmethod
+    def background(self) -> np.ndarray:
+        """Draw what is behind the objects."""
+
+    def keeps_visible(self, window: tuple[slice, ...], inside: np.ndarray) -> bool:
+        """Tell whether all objects remain visible behind a new one."""
+        hidden = self.instances[window][inside]
+        for index in np.unique(hidden[hidden > 0]):
+            before = np.count_nonzero(self.instances == index)
+            after = before - np.count_nonzero(hidden == index)
+            if after < MIN_VISIBLE * self._areas[index - 1]:
+                return False
+        return True
+
+    def mark(self, window: tuple[slice, ...], inside: np.ndarray, is_object: bool) -> None:
+        """Note what is now seen at some pixels: a new object, or none."""
+        if is_object:
+            self._areas.append(int(inside.sum()))
+        self.instances[window][inside] = len(self._areas) if is_object else 0
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale it down, light it, add noise; image and map of objects."""
+        image = cv2.resize(self.image, None, fx=1 / SUPERSAMPLING, fy=1 / SUPERSAMPLING,
+                           interpolation=cv2.INTER_AREA)
+        light = _enlarge(self.rng.uniform(0.55, 1.25, (3, 3, 1)), *image.shape[:2])
+        noise = self.rng.standard_normal(image.shape, np.float32)
+        image = image * light[..., None] + self.rng.uniform(2, 10) * noise
+        instances = self.instances[::SUPERSAMPLING, ::SUPERSAMPLING]
+        return np.rint(image).clip(0, 255).astype(np.uint8), instances
+
+
+class ShapesCanvas(Canvas):
+    """A picture of shapes on a cloudy ground."""
+
+    textures: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = TEXTURES
 
     def _colours(self, hue: float) -> np.ndarray:
         """Two colours that can be told apart, the first of about that hue."""
@@ -123,17 +159,12 @@ class _Canvas:
             if np.linalg.norm(first - second) > 120:
                 return np.stack([first, second])
 
-    def _background(self) -> np.ndarray:
+    def background(self) -> np.ndarray:
         """A cloudy ground of muted colours."""
         muted = 128 + 0.5 * (self._colours(self.rng.random()) - 128)
         mix = self.rng.random((6, 6, 3))
         clouds = muted[0] + mix * (muted[1] - muted[0])
         return _enlarge(clouds, self.height, self.width)
-
-    def _patches(self) -> np.ndarray:
-        """A ground of flat patches of any colour."""
-        grid = self.rng.uniform(0, 255, (*self.rng.integers(3, 9, 2), 3)).astype(np.float32)
-        return cv2.resize(grid, (self.width, self.height), interpolation=cv2.INTER_NEAREST)
 
     def paint(self, contours: Sequence[np.ndarray], texture: str, radius: float, hue: float,
               is_object: bool) -> bool:
@@ -141,7 +172,7 @@ class _Canvas:
 
         Args:
             contours (Sequence[np.ndarray]): Its outline within the unit circle, and its holes.
-            texture (str): The key of its pattern in :data:`TEXTURES` or :data:`PATCH_TEXTURES`.
+            texture (str): The key of its pattern in ``textures``.
             radius (float): Its radius in shorter sides of the image.
             hue (float): About its first colour, in [0, 1].
             is_object (bool): Whether it is an object or clutter.
@@ -163,43 +194,20 @@ class _Canvas:
         mask = np.zeros(self.instances[window].shape, np.uint8)
         cv2.fillPoly(mask, [np.rint(p - low).astype(int) for p in points], 1)
         inside = mask.astype(bool)
-        if not self._keeps_visible(window, inside):
+        if not self.keeps_visible(window, inside):
             return False
 
         y, x = np.nonzero(inside)
         pixels = np.stack([x, y]) + (low - centre)[:, None]
         u, v = np.linalg.inv(shape_to_image) @ pixels
-        share = {**TEXTURES, **PATCH_TEXTURES}[texture](u, v)[:, None]
+        share = self.textures[texture](u, v)[:, None]
         first, second = self._colours(hue)
         self.image[window][inside] = first + share * (second - first)
-        if is_object:
-            self.areas.append(int(inside.sum()))
-        self.instances[window][inside] = len(self.areas) if is_object else 0
+        self.mark(window, inside, is_object)
         return True
 
-    def _keeps_visible(self, window: tuple[slice, ...], inside: np.ndarray) -> bool:
-        """Whether all objects remain visible behind a new shape."""
-        hidden = self.instances[window][inside]
-        for index in np.unique(hidden[hidden > 0]):
-            before = np.count_nonzero(self.instances == index)
-            after = before - np.count_nonzero(hidden == index)
-            if after < MIN_VISIBLE * self.areas[index - 1]:
-                return False
-        return True
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scale it down, light it, add noise; image and map of objects."""
-        image = cv2.resize(self.image, None, fx=1 / SUPERSAMPLING, fy=1 / SUPERSAMPLING,
-                           interpolation=cv2.INTER_AREA)
-        light = _enlarge(self.rng.uniform(0.55, 1.25, (3, 3, 1)), *image.shape[:2])
-        noise = self.rng.standard_normal(image.shape, np.float32)
-        image = image * light[..., None] + self.rng.uniform(2, 10) * noise
-        instances = self.instances[::SUPERSAMPLING, ::SUPERSAMPLING]
-        return np.rint(image).clip(0, 255).astype(np.uint8), instances
-
-
-def draw_scene(seed: int, split: str, index: int, size: tuple[int, int],
-               style: str = 'shapes') -> Scene:
+def draw_scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scene:
     """Draw one image, whatever else is drawn.
 
     Args:
@@ -207,23 +215,17 @@ def draw_scene(seed: int, split: str, index: int, size: tuple[int, int],
         split (str): Its part of the data set, one of :data:`SPLITS`.
         index (int): Its number there.
         size (tuple[int, int]): Its height and width.
-        style (str): One of :data:`STYLES`; ``'patchwork'`` has outlines, textures and grounds of
-            its own, and no objects. Defaults to ``'shapes'``.
 
     Returns:
         Scene: The picture, its map of objects and their classes.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
-    canvas = _Canvas(rng, size, style)
+    canvas = ShapesCanvas(rng, size)
     labels: list[int] = []
     # A long image holds proportionally more.
     crowd = max(size) / min(size)
     for _ in range(round(crowd * rng.integers(6, 13))):
-        if style == 'patchwork':
-            contours = PATCH_OUTLINES[rng.integers(len(PATCH_OUTLINES))]
-            canvas.paint(contours, str(rng.choice(list(PATCH_TEXTURES))),
-                         rng.uniform(0.08, 0.26), rng.random(), is_object=False)
-        elif rng.random() < 0.65:
+        if rng.random() < 0.65:
             label = int(rng.integers(len(CLASSES)))
             kind = CLASSES[label]
             if canvas.paint(OUTLINES[kind.outline], kind.texture, rng.uniform(*kind.radius),

@@ -1,0 +1,208 @@
+"""The page of results, from the results alone."""
+import base64
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, median, stdev
+
+from markdown_it import MarkdownIt
+
+from trials.arms import ARMS, REGIMES
+from trials.cells import TEACHER
+from trials.comparison import Comparison, Estimate
+from trials.evidence import CONFIRMING, Evidence, Stage, plain_of
+from trials.plot import plot
+from trials.tasks import TASKS
+from trials.tuning import TUNING_SEEDS
+
+_DATA = dict(shapes='Drawn shapes', digits='Digits')
+_HTML = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Does it help?</title><style>
+body {{ font: 16px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }}
+table {{ border-collapse: collapse; font-size: 14px; display: block; overflow-x: auto }}
+th, td {{ padding: .2em .7em; text-align: left; border-bottom: 1px solid #ddd }}
+img {{ max-width: 100% }}
+</style></head><body>
+{body}</body></html>
+"""
+
+
+def write_report(evidence: Evidence, folder: Path) -> None:
+    """Write ``results.md``, its plots and ``results.html``, which holds them.
+
+    Args:
+        evidence (Evidence): All results.
+        folder (Path): Where to write.
+    """
+    lines = ['# Does it help?', '',
+             'Written by `python tools/study.py report` from the results in this folder.', '']
+    lines += _answers(evidence)
+    for (data, task), (screening, confirmation) in evidence.stages.items():
+        lines += _place(evidence, data, task, screening, confirmation, folder)
+    lines += _search(evidence)
+    lines += _cost(evidence)
+    text = '\n'.join(lines)
+    (folder / 'results.md').write_text(text)
+    body = MarkdownIt('commonmark').enable('table').render(text)
+    (folder / 'results.html').write_text(_HTML.format(body=re.sub(
+        'src="([^"]+)"', lambda found: f'src="{_data_uri(folder / found[1])}"', body)))
+
+
+def _data_uri(path: Path) -> str:
+    return f'data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}'
+
+
+def _answers(evidence: Evidence) -> list[str]:
+    """Answer the questions, where twenty fresh seeds do."""
+    lines = []
+    for data in _DATA:
+        for task in TASKS:
+            stages = evidence.stages.get((data, task)) or (
+                Stage(TASKS[task].least), Stage(TASKS[task].least))
+            title = f'{_DATA[data]}, {TASKS[task].title}'
+            lines += [f'- **{title}.** Does AKD beat its base method, CWD? '
+                      f'{_answer(*stages, TASKS[task].unit)} '
+                      f'Best that was proven: {_best(stages[1], TASKS[task].unit)}']
+    return [*lines, '', f'Numbers in brackets are 95 % bootstrap intervals. An answer needs at '
+            f'least {CONFIRMING} fresh seeds; [the protocol](../study.md) was fixed before. '
+            f'The least effect of interest is '
+            f'{" or ".join(f"{task.least} {task.unit}" for task in TASKS.values())}.', '']
+
+
+def _answer(screening: Stage, confirmation: Stage, unit: str) -> str:
+    arm = 'akd-cwd'
+    verdict = confirmation.verdicts.get(arm)
+    comparison = confirmation.compare(arm, 'cwd')
+    if verdict is None or comparison is None:
+        seeds, screened = (len(stage.values(arm).keys() & stage.values('cwd').keys())
+                           for stage in (confirmation, screening))
+        return (f'Not known yet: {seeds} of {CONFIRMING} confirming seeds ({screened} in '
+                'screening).')
+    answer = ('Yes' if verdict.words.startswith('better') else
+              'Undecided' if verdict.words == 'undecided' else 'No')
+    return (f'{answer}: {_signed(comparison.difference)} {unit} ({verdict.words}; better in '
+            f'{_share(comparison.better)} of {comparison.n} seeds, p = {_p(verdict.p)}).')
+
+
+def _best(stage: Stage, unit: str) -> str:
+    proven = [arm for arm, verdict in stage.verdicts.items()
+              if verdict.words.startswith('better') and arm not in REGIMES]
+    if not proven:
+        return 'none.' if stage.verdicts else 'not known yet.'
+    best = max(proven, key=lambda arm: mean(stage.values(arm).values()))
+    other = str(ARMS[best].against)
+    comparison = stage.compare(best, other)
+    assert comparison is not None
+    return (f'{ARMS[best].title} with {mean(stage.values(best).values()):.2f} {unit}, '
+            f'{_signed(comparison.difference)} over {ARMS[other].title}.')
+
+
+def _place(evidence: Evidence, data: str, task: str, screening: Stage, confirmation: Stage,
+           folder: Path) -> list[str]:
+    title = f'{_DATA[data]}, {TASKS[task].title}'
+    unit = TASKS[task].unit
+    lines = [f'## {title}', '']
+    teachers = [f'{record["metric"]:.2f} {unit}' for record in evidence.teachers
+                if (record['data'], record['task']) == (data, task)]
+    if teachers:
+        lines += [f'Teacher: {", ".join(teachers)}.', '']
+    path = folder / f'{data}_{task}.svg'
+    if plot(title, unit, screening, confirmation, path):
+        lines += [f'![Paired differences to the base]({path.name})', '']
+    if confirmation.records:
+        lines += ['### Confirmation', '', *_table(confirmation, unit, is_confirmed=True), '']
+    if screening.records:
+        lines += ['### Screening', '', *_table(screening, unit, is_confirmed=False), '']
+        broken = [f'{arm} (seed {seed})' for stage in (screening, confirmation)
+                  for arm in stage.arms() for seed, record in stage.records[arm].items()
+                  if record['metric'] is None]
+        if broken:
+            lines += [f'Broke down, counted as 0: {", ".join(broken)}.', '']
+    return lines
+
+
+def _table(stage: Stage, unit: str, is_confirmed: bool) -> list[str]:
+    rows = []
+    for arm in stage.arms():
+        values = list(stage.values(arm).values())
+        other = ARMS[arm].against
+        comparison = stage.compare(arm, other)
+        row = [f'{ARMS[arm].title} (`{arm}`)', str(len(values)), f'{mean(values):.2f}',
+               f'{stdev(values):.2f}' if len(values) > 1 else '-',
+               f'`{other}`' if other else '-', _difference(comparison),
+               _difference(stage.compare(arm, plain_of(arm))),
+               _share(comparison.better) if comparison else '-']
+        verdict = stage.verdicts.get(arm)
+        if verdict:
+            row += [_p(verdict.p), verdict.words]
+        elif is_confirmed:
+            row += ['-', f'{comparison.n if comparison else 0} of {CONFIRMING} seeds'
+                    if other else '-']
+        rows.append(row)
+    names = ['arm', 'n', f'mean {unit}', 'deviation', 'B', 'A - B',
+             'A - plain', 'P(A > B)']
+    return _rows([*names, 'p (Holm)', 'A is'] if is_confirmed else names, rows)
+
+
+def _search(evidence: Evidence) -> list[str]:
+    rows = []
+    for (data, task, base), search in evidence.searches.items():
+        chosen = evidence.settings.get(f'{data}/{task}/{base}')
+        tau = chosen.tau if chosen else None
+        rows.append([
+            f'{_DATA[data]}, {TASKS[task].title}', f'`{base}`', str(len(search.scores)),
+            '-' if tau is None else f'{tau:g}' , f'{chosen.loss_weight:g}' if chosen else
+            'searching', f'{search.scores[chosen]:.2f} {TASKS[task].unit}'
+            if chosen in search.scores else '-'])
+    if not rows:
+        return []
+    return ['## Settings found', '',
+            f'Mean of seeds {" and ".join(map(str, TUNING_SEEDS))}, which nothing else uses.', '',
+            *_rows(['data and task', 'base', 'settings tried', 'tau', 'weight', 'mean'], rows), '']
+
+
+def _cost(evidence: Evidence) -> list[str]:
+    lines = ['## Cells', '']
+    if evidence.counted:
+        seconds = [record['seconds'] for record in evidence.counted if record['arm'] != TEACHER]
+        total = sum(record['seconds'] for record in evidence.counted) / 3600
+        lines += [f'{len(evidence.counted)} cells, teachers and searches included, took '
+                  f'{total:.1f} hours of training'
+                  f'{f"; the median student {median(seconds):.0f} s" if seconds else ""}.', '']
+        versions = Counter(', '.join(f'{name} {version}' for name, version in
+                                     record['versions'].items()) + f' on {record["device"]}'
+                           for record in evidence.counted)
+        commits = Counter(record['commit'] for record in evidence.counted)
+        lines += [f'- {text}: {number} cells' for text, number in versions.items()]
+        lines += [f'- commit {text}: {number} cells' for text, number in commits.items()]
+        lines += ['']
+    else:
+        lines += ['No results yet.', '']
+    if evidence.outdated:
+        outdated = Counter(f'{record["data"]} {record["task"]} `{record["arm"]}`'
+                           for record in evidence.outdated)
+        lines += ['Outdated, of another config or setting than today, and not counted: ' +
+                  ', '.join(f'{text} ({number})' for text, number in outdated.items()) + '.', '']
+    return lines
+
+
+def _rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f'| {" | ".join(cells)} |' for cells in (names, ['---'] * len(names), *rows)]
+
+
+def _difference(comparison: Comparison | None) -> str:
+    return _signed(comparison.difference) if comparison else '-'
+
+
+def _signed(estimate: Estimate) -> str:
+    return f'{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]'
+
+
+def _share(estimate: Estimate) -> str:
+    return f'{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]'
+
+
+def _p(p: float) -> str:
+    return f'{p:.3f}' if p >= 0.001 else '< 0.001'
