@@ -282,6 +282,14 @@ def test_weights_of_the_old_classes_go(set_coco):
         set_coco('mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py')
 
 
+def test_heads_of_other_things_keep_their_number(make):
+    stdc = 'mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py'
+    make('cityscapes', stdc, stdc, '--teacher-ckpt', 'none', '--classes', *NAMES)
+    model = Config.fromfile('my_akd_student.py').model
+    assert [head.num_classes for head in (model.decode_head, *model.auxiliary_head)] == [
+        7, 7, 7, 2]
+
+
 def test_students_that_learn_more_than_boxes(make, workspace):
     mask_rcnn = 'mmdet::mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py'
     path = workspace / 'mine/coco/annotations/instances_train.json'
