@@ -88,7 +88,7 @@ def learns_masks(cfg: Config) -> bool:
     """
     for part in _dicts(cfg.get('train_dataloader')):
         if part.get('with_seg') or part.get('type') == 'LoadPanopticAnnotations':
-            raise ConfigError('--data: the student also learns from label maps of the whole '
+            raise ConfigError('--data: the model also learns from label maps of the whole '
                               'image; take one that learns from boxes, or boxes and masks')
     return any(part.get('with_mask') for part in _dicts(cfg.get('train_dataloader')))
 
@@ -140,11 +140,11 @@ def _set_classes(model: Any, number: int) -> None:
     heads = [part for name, value in model.items() if name not in _NOT_HEADS
              for part in _dicts(value)]
     if any(part.get('num_stuff_classes') for part in heads):
-        raise ConfigError('--data: the student is a panoptic model; take one that learns boxes, '
+        raise ConfigError('--data: this is a panoptic model; take one that learns boxes, '
                           'or boxes and masks')
     old = Counter(part[key] for part in heads for key in _NUMBERS if part.get(key))
     if not old:
-        raise ConfigError('--data: no head of the student has num_classes in its config; set it '
+        raise ConfigError('--data: no head of the model has num_classes in its config; set it '
                           "there, then give the config's path")
     # Other numbers are of other things, such as boundaries.
     (most, _), *_ = old.most_common(1)
