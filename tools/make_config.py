@@ -9,8 +9,8 @@ Looks at both networks, chooses where to compare them, and writes beside one ano
     my_akd_teacher.py  the teacher's config with your classes: where --data gives it others
 
 Data, schedule and hooks stay those of the student. The teacher is compared at the neck of two
-detectors, at the logits of two segmentors that know the same classes, and else at the deepest
-stage of the backbone; levels of equal size are chosen, and adapters are added. Then the written
+detectors, at the logits of two segmentors that know the same classes, and else at the last
+output of the backbone; levels of equal size are chosen, and adapters are added. Then the written
 configs are checked as tools/check_config.py does.
 """
 from __future__ import annotations

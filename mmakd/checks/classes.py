@@ -16,8 +16,10 @@ def find_class_numbers(network: nn.Module) -> dict[str, int]:
     numbers = {}
     for path, module in network.named_modules():
         names = [name for name in path.split('.') if not name.isdigit()]
+        # STDC's third auxiliary head knows boundaries only.
         if names and names[-1] in _HEADS and isinstance(
-                getattr(module, 'num_classes', None), int):
+                getattr(module, 'num_classes', None), int) and not hasattr(
+                    module, 'boundary_threshold'):
             numbers[path] = module.num_classes
     return numbers
 

@@ -2,6 +2,7 @@ import pytest
 from torch import nn
 
 from mmakd.checks.classes import check_classes, find_class_numbers
+from mmakd.distillers.assembly import build_network
 from mmakd.utils.errors import ConfigError, ConfigProblems
 
 
@@ -31,6 +32,8 @@ def check(train=('a', 'b', 'c'), checkpoint=(), networks=None, **more):
 def test_class_numbers_of_heads():
     net = network(bbox_head=[80, 80], rpn_head=1, auxiliary_head=19, backbone=1000)
     assert find_class_numbers(net) == {'bbox_head.0': 80, 'bbox_head.1': 80, 'auxiliary_head': 19}
+    net = build_network('mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py')
+    assert set(find_class_numbers(net).values()) == {19}
 
 
 def test_all_agree():

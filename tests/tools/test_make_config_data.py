@@ -1,5 +1,6 @@
 """tools/make_config.py with data of one's own, small folders in the two layouts."""
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -183,7 +184,7 @@ WRONG = {
     'no annotations': (spoil_annotations, COCO,
                        r"--data='mine/coco': no annotations/\*.json in it.*--train-annotations"),
     'the other layout': (nothing, ['cityscapes', *COCO[1:]],
-                         r'no annotations/\*.json in it, and the student is a detector'),
+                         r'no annotations/\*.json in it, which a detector needs'),
     'coco for a segmentor': (nothing, ['coco', *MAPS[1:]],
                              r"--train-images: not found; .*there: '.', 'annotations'"),
     'two files': (copy_annotations, COCO,
@@ -278,8 +279,30 @@ def test_weights_of_the_old_classes_go(set_coco):
     head = set_coco('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py').model.panoptic_head
     assert head.num_things_classes == len(CLASSES)
     assert head.loss_cls.class_weight == [1.0] * len(CLASSES) + [0.1]
-    with pytest.raises(ConfigError, match='--data: the student is a panoptic model'):
+    with pytest.raises(ConfigError, match='--data: this is a panoptic model'):
         set_coco('mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py')
+
+
+def test_heads_of_other_things_keep_their_number(make):
+    stdc = 'mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py'
+    make('cityscapes', stdc, stdc, '--teacher-ckpt', 'none', '--classes', *NAMES)
+    model = Config.fromfile('my_akd_student.py').model
+    assert [head.num_classes for head in (model.decode_head, *model.auxiliary_head)] == [
+        7, 7, 7, 2]
+
+
+def test_teacher_that_needs_more_than_there_is(make, workspace):
+    """It teaches boxes, but cannot be trained on them."""
+    for split in 'train', 'val':
+        path = workspace / f'mine/coco/annotations/instances_{split}.json'
+        annotations = json.loads(path.read_text())['annotations']
+        change(path, annotations=[{**part, 'segmentation': []} for part in annotations])
+    condinst = 'mmdet::condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py'
+    output = make('coco', RETINANET, condinst, '--teacher-ckpt', 'none')
+    reason = 'not written: my_akd_teacher.py, for the teacher: (.|\n)*without segmentation'
+    assert re.search(reason, output)
+    assert 'my_akd_teacher.py' not in output.split('Train;')[1]
+    assert not Path('my_akd_teacher.py').exists()
 
 
 def test_students_that_learn_more_than_boxes(make, workspace):
@@ -288,8 +311,8 @@ def test_students_that_learn_more_than_boxes(make, workspace):
     annotations = json.loads(path.read_text())['annotations']
     change(path, annotations=[{**part, 'segmentation': []} for part in annotations])
     arguments = ['coco', mask_rcnn, mask_rcnn, '--teacher-ckpt', 'none']
-    with pytest.raises(ConfigError, match='annotations without segmentation, which the student'):
+    with pytest.raises(ConfigError, match='annotations without segmentation, which the model'):
         make(*arguments)
     arguments[1] = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'
-    with pytest.raises(ConfigError, match='--data: the student also learns from label maps'):
+    with pytest.raises(ConfigError, match='--data: the model also learns from label maps'):
         make(*arguments)

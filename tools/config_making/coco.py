@@ -18,7 +18,7 @@ def read_coco(root: Path, places: Places, classes: list[str] | None, with_masks:
         root (Path): The folder.
         places (Places): What the command line names of it.
         classes (list[str], optional): Those to detect; None for all categories.
-        with_masks (bool): Whether the student learns masks.
+        with_masks (bool): Whether the model learns masks.
 
     Raises:
         ConfigError: If a file is missing or unusable, or there are several that may be meant.
@@ -29,9 +29,9 @@ def read_coco(root: Path, places: Places, classes: list[str] | None, with_masks:
     for split, names in places.items():
         with problems.under(''):
             if names.annotations is None and not found:
-                raise ConfigError(f'--data={str(root)!r}: no annotations/*.json in it, and the '
-                                  "student is a detector; give a folder in COCO's format, or name "
-                                  f'the file: --{split}-annotations FILE')
+                raise ConfigError(f'--data={str(root)!r}: no annotations/*.json in it, which a '
+                                  "detector needs; give a folder in COCO's format, or name the "
+                                  f'file: --{split}-annotations FILE')
             files[split] = find_one(
                 root, names.annotations, [path for path in found if split in path.stem],
                 found, f'--{split}-annotations')
@@ -84,7 +84,7 @@ def _read(path: Path, with_masks: bool) -> dict[str, list[dict[str, Any]]]:
     lacking = [key for key in ('bbox', *(['segmentation'] if with_masks else ()))
                if any(not part.get(key) for part in content['annotations'])]
     if lacking:
-        raise ConfigError(f': annotations without {" and ".join(lacking)}, which the student '
+        raise ConfigError(f': annotations without {" and ".join(lacking)}, which the model '
                           'learns')
     return content
 

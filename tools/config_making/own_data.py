@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmakd.utils.errors import ConfigError
 
 # What a data set keeps of the one in whose place it is.
 _KEPT = ('pipeline', 'filter_cfg', 'test_mode')
+_NUMBERS = ('num_classes', 'num_things_classes')
 _NOT_HEADS = ('backbone', 'neck', 'rpn_head')
 
 
@@ -86,7 +88,7 @@ def learns_masks(cfg: Config) -> bool:
     """
     for part in _dicts(cfg.get('train_dataloader')):
         if part.get('with_seg') or part.get('type') == 'LoadPanopticAnnotations':
-            raise ConfigError('--data: the student also learns from label maps of the whole '
+            raise ConfigError('--data: the model also learns from label maps of the whole '
                               'image; take one that learns from boxes, or boxes and masks')
     return any(part.get('with_mask') for part in _dicts(cfg.get('train_dataloader')))
 
@@ -138,22 +140,21 @@ def _set_classes(model: Any, number: int) -> None:
     heads = [part for name, value in model.items() if name not in _NOT_HEADS
              for part in _dicts(value)]
     if any(part.get('num_stuff_classes') for part in heads):
-        raise ConfigError('--data: the student is a panoptic model; take one that learns boxes, '
+        raise ConfigError('--data: this is a panoptic model; take one that learns boxes, '
                           'or boxes and masks')
-    if not any('num_classes' in part or 'num_things_classes' in part for part in heads):
-        raise ConfigError('--data: no head of the student has num_classes in its config; set it '
+    old = Counter(part[key] for part in heads for key in _NUMBERS if part.get(key))
+    if not old:
+        raise ConfigError('--data: no head of the model has num_classes in its config; set it '
                           "there, then give the config's path")
+    # Other numbers are of other things, such as boundaries.
+    (most, _), *_ = old.most_common(1)
     for part in heads:
-        for key in 'num_classes', 'num_things_classes':
-            if key in part:
-                part[key] = number
+        part.update({key: number for key in _NUMBERS if part.get(key) == most})
         weights = part.get('class_weight')
         if isinstance(weights, (list, tuple)):
-            first, *_, last = weights
-            if len(set(weights)) <= 2 and set(weights[:-1]) == {first} and first != last:
-                part['class_weight'] = [first] * number + [last]  # the last is of no object
-            else:
-                part['class_weight'] = None
+            same = set(weights[:most]) == {weights[0]} and len(weights) == most + 1
+            # The last of them is that of no object.
+            part['class_weight'] = [weights[0]] * number + [weights[-1]] if same else None
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:

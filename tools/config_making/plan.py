@@ -85,31 +85,35 @@ def make_plan(args: argparse.Namespace) -> Plan:
         notes = [f'Its classes ({" and ".join(map(str, numbers)) or "unknown"}) are not the '
                  f'{len(data.classes)} of {data.root.as_posix()}: its features can',
                  'be compared, its class scores cannot.']
-        set_data(teacher.cfg, data)
-        others[names['teacher']] = write_whole(teacher, data)
+        try:
+            # It may need more than the student, such as masks.
+            set_data(teacher.cfg, _read_data(args, teacher))
+            others[names['teacher']] = write_whole(teacher, data)
+        except ConfigError as error:
+            facts.append(f'not written: {names["teacher"]}, for the teacher: {error}')
     files = {args.out.name: write_distiller(
         plain, student.cfg, args.method, teacher.name, ckpt, notes, choice)}
     if args.method.startswith(AKD):
         files[names['base']] = write_base(args.out.name, choice)
     steps = _training_steps(args.out, student, plain, list(files))
-    if notes:
+    if names['teacher'] in others:
         steps += _teacher_steps(args.out.with_name(names['teacher']), teacher, ckpt)
     return Plan({**files, **others}, list(files), facts, steps)
 
 
-def _read_data(args: argparse.Namespace, student: Side) -> OwnData:
-    """Read the folder that ``--data`` names, as the student needs it."""
+def _read_data(args: argparse.Namespace, side: Side) -> OwnData:
+    """Read the folder that ``--data`` names, as the student or the teacher needs it."""
     root = Path(seen_from_here(args.data))
     if not root.is_dir():
         raise ConfigError(f'--data={str(root)!r}: no such folder')
     places = {split: Names(getattr(args, f'{split}_images'), getattr(args, f'{split}_annotations'))
               for split in ('train', 'val')}
-    if student.cfg.get('default_scope') == 'mmseg':
+    if side.cfg.get('default_scope') == 'mmseg':
         return read_label_maps(root, places, args.classes, args.map_suffix)
     if args.map_suffix:
-        raise ConfigError(f'--map-suffix={args.map_suffix!r}: is for label maps, and the student '
-                          'is a detector; leave it out')
-    return read_coco(root, places, args.classes, learns_masks(student.cfg))
+        raise ConfigError(f'--map-suffix={args.map_suffix!r}: is for label maps, which a detector '
+                          'does not read; leave it out')
+    return read_coco(root, places, args.classes, learns_masks(side.cfg))
 
 
 def _find_weights(teacher: Side, given: str | None) -> str | None:

@@ -121,9 +121,9 @@ def _fit(student: BaseModel, teacher: BaseModel, name: str, taps: tuple[str, str
         raise ConfigError(f'the student has {maps.student[0].size(1)} classes, the teacher '
                           f'{maps.teacher[0].size(1)}')
     levels = _choose_levels(maps, last_only=taps[0] == 'backbone')
-    shown = range(len(maps.student)) if levels is None else levels
-    resize = any(_size(maps.student[i]) != _size(maps.teacher[i]) for i in shown
-                 ) if len(maps.student) == len(maps.teacher) or levels else False
+    compared = zip(maps.student, maps.teacher) if levels is None else (
+        (maps.student[i], maps.teacher[i]) for i in levels)
+    resize = any(_size(ours) != _size(theirs) for ours, theirs in compared)
     DistillTask(name, maps.student, maps.teacher, levels=levels, resize=resize,
                 loss=dict(setting.criterion), data_samples=dry_run_samples(student, 2))
     return Choice(name, taps, setting, maps, levels, resize)
@@ -135,7 +135,7 @@ def _choose_levels(maps: TaskMaps, last_only: bool) -> list[int] | None:
     number = min(len(of_student), len(of_teacher))
     if last_only:
         both = [i for i in range(-number, 0) if of_student[i].dim() == of_teacher[i].dim() == 4]
-        return both[-1:] if number > 1 else None
+        return None if len(of_student) == len(of_teacher) == 1 else both[-1:]
     ways = [[i for i in levels if _size(of_student[i]) == _size(of_teacher[i])]
             for levels in (range(number), range(-number, 0))]
     same = max(ways, key=len) or list(range(number))
