@@ -5,8 +5,10 @@ Each operation runs twice: on fake tensors of torch's ``FakeTensorMode``, which 
 the values, which are kept on the CPU. So whatever depends on values (assigners, samplers,
 ``item``) runs as it is. Only kernels that mmcv has for CUDA need a stand-in.
 """
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
@@ -23,6 +25,9 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 _FAKE = FakeTensorMode()
 _KNOWN: dict[Any, Any] = {}
+_COPIES = {torch.ops.aten._to_copy, torch.ops.aten.copy_}
+# Copies from and to the GPU, and what depends on its values: for these the host waits.
+waits: Counter = Counter()
 
 
 class CudaTensor(Tensor):
@@ -76,6 +81,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
                 part.set_state(value.get_state())
     on_gpu = [isinstance(part, Tensor) for part in results] if devices is None else [
         device == 'cuda' for device in devices]
+    has_copied = func.overloadpacket in _COPIES and len(
+        {isinstance(part, CudaTensor) for part in flat if isinstance(part, Tensor)} | {*on_gpu}
+    ) == 2
+    if has_copied or devices is None:
+        waits[str(func)] += 1
     return tree_unflatten([
         part if not is_there else wrappers[id(part)] if id(part) in wrappers
         else CudaTensor(part) for part, is_there in zip(results, on_gpu)], spec)
@@ -160,8 +170,7 @@ def _focal_loss(pred: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tens
 @contextmanager
 def fake_cuda() -> Iterator[None]:
     """Have a GPU in the block."""
-    import mmcv
-    extension = _Extension(mmcv._ext)
+    extension = _Extension(import_module('mmcv._ext'))
     with _FAKE, _Factories(), ExitStack() as patches:
         for place, value in {
                 'torch.cuda.is_available': lambda: True,

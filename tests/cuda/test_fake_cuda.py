@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ pytestmark = [
                        'other things')]
 # What mmcv's kernels for CUDA do not support, as those for CPUs; our error says so.
 REFUSED = {'retinanet, bfloat16': 'sigmoid_focal_loss', 'faster_rcnn, bfloat16': 'ROIAlign'}
+
+# mmdet's RoI extractor asks of each level which RoIs are its own; so the teacher's does.
+OF_TEACHERS = dict(retinanet={}, faster_rcnn={'aten.nonzero.default': 4}, pspnet={})
 
 
 @pytest.fixture(scope='module')
@@ -77,6 +81,14 @@ def test_a_wrong_device_is_caught(mutant, trainings):
     found = trainings['mutants'][mutant]
     assert re.search("on the same device|'c[a-z]*' device type for generator",
                      found['message']), found
+
+
+@pytest.mark.parametrize('name', TAPS)
+def test_a_distilled_step_waits_once_more(name, trainings):
+    """Whether everything is finite is read once; nothing else is copied from or to the GPU."""
+    plain, distilled = map(Counter, trainings['steps'][name])
+    assert plain and not plain - distilled
+    assert distilled - plain == {'aten._local_scalar_dense.default': 1, **OF_TEACHERS[name]}
 
 
 def test_cpu_runs_on_the_cpu(trainings):

@@ -18,6 +18,8 @@ PRECISIONS = dict(
     # A first scale at which nothing overflows, so that the optimizer steps.
     float16=dict(type='AmpOptimWrapper', dtype='float16', loss_scale=dict(init_scale=16.0)),
     bfloat16=dict(type='AmpOptimWrapper', dtype='bfloat16'))
+OPTIMIZER = dict(clip_grad=dict(max_norm=1.0),
+                 optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
 TAPS = dict(retinanet=['neck'], faster_rcnn=['neck', 'roi_head.bbox_head.fc_cls'],
             pspnet=['decode_head.conv_seg'])
 # Model, precision, and what else differs.
@@ -51,7 +53,7 @@ def main(library: str, out: str) -> None:
 
     from tests.cuda.fake_cuda import fake_cuda
     torch.set_num_threads(1)
-    found: dict[str, dict[str, Any]] = dict(cpu={}, cuda={}, mutants={})
+    found: dict[str, dict[str, Any]] = dict(cpu={}, cuda={}, mutants={}, steps={})
     for name in TAPS:
         found['cpu'][name] = train(name, 'float32', f'cpu {name}')
     with fake_cuda():
@@ -60,6 +62,9 @@ def main(library: str, out: str) -> None:
         for key, mutant in MUTANTS.items():
             with plant(*mutant):
                 found['mutants'][key] = train('pspnet', 'float32', f'mutant {key}')
+        for name in TAPS:
+            found['steps'][name] = [step_waits(name, is_distilled)
+                                    for is_distilled in (False, True)]
     Path(out).write_text(json.dumps(found))
 
 
@@ -69,28 +74,17 @@ def train(name: str, precision: str, experiment: str, ema_device: str | None = N
     from mmengine.dataset import pseudo_collate
     from mmengine.runner import Runner
     from torch.utils.data import DataLoader
-
-    from tests.integration.collectives import make_batch
-    from tests.integration.small_models import small_model
-    loss = dict(type='UncertaintyFeatureLoss', num_avatars=2, loss_weight=1.0)
-    # Vectors, of RoIs, have one position.
-    distill = {f'task{number}': dict(tap=tap, adapter=dict(type='ConvAdapter'), loss=dict(
-        loss, criterion=dict(type='KLDivergence' if 'fc' in tap else 'ChannelWiseDivergence')))
-        for number, tap in enumerate(TAPS[name])}
-    network = small_model(name)
-    batch = make_batch('seg' if name == 'pspnet' else 'det', 0)
-    images = [dict(inputs=image, data_samples=sample) for image, sample in zip(*batch.values())]
+    images = [dict(inputs=image, data_samples=sample)
+              for image, sample in zip(*batch(name).values())]
     try:
         with mock.patch('mmengine.runner.runner.collect_env', dict):
             runner = Runner(
-                model=dict(type='AvatarDistiller', student=network, teacher=network,
-                           teacher_ckpt=None, distill=distill, **model),
+                model=distilled(name, **model),
                 work_dir='work', experiment_name=experiment, log_level='ERROR',
                 default_scope='mmseg' if name == 'pspnet' else 'mmdet', randomness=dict(seed=0),
                 train_dataloader=DataLoader(images, 2, collate_fn=pseudo_collate),
                 train_cfg=dict(by_epoch=False, max_iters=2),
-                optim_wrapper=dict(PRECISIONS[precision], clip_grad=dict(max_norm=1.0),
-                                   optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
+                optim_wrapper=dict(OPTIMIZER, **PRECISIONS[precision]),
                 default_hooks=dict(
                     logger=dict(type='LoggerHook', interval=1), checkpoint=None,
                     perturbation=dict(type='PerturbationHook'),
@@ -106,6 +100,45 @@ def train(name: str, precision: str, experiment: str, ema_device: str | None = N
     return dict(devices=devices, logged={
         key: values.data[0].tolist() for key, values in runner.message_hub.log_scalars.items()
         if key.startswith('train/') and 'time' not in key and 'memory' not in key})
+
+
+def distilled(name: str, **settings: Any) -> dict[str, Any]:
+    from tests.integration.small_models import small_model
+    # Vectors, of RoIs, have one position.
+    distill = {f'task{number}': dict(tap=tap, adapter=dict(type='ConvAdapter'), loss=dict(
+        type='UncertaintyFeatureLoss', num_avatars=2,
+        criterion=dict(type='KLDivergence' if 'fc' in tap else 'ChannelWiseDivergence')))
+        for number, tap in enumerate(TAPS[name])}
+    network = small_model(name)
+    return dict(type='AvatarDistiller', student=network, teacher=network, teacher_ckpt=None,
+                distill=distill, **settings)
+
+
+def batch(name: str) -> dict[str, list]:
+    from tests.integration.collectives import make_batch
+    return make_batch('seg' if name == 'pspnet' else 'det', 0)
+
+
+def step_waits(name: str, is_distilled: bool) -> dict[str, int]:
+    """How often the host waits in a whole second step, backward and optimizer included."""
+    import torch
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import MODELS, init_default_scope
+
+    from tests.cuda.fake_cuda import waits
+    model = distilled(name)
+    torch.manual_seed(0)
+    init_default_scope('mmseg' if name == 'pspnet' else 'mmdet')
+    model = MODELS.build(model if is_distilled else model['student'])
+    model = revert_sync_batchnorm(model).to('cuda')
+    # The first step is like no other; the second has the same student in both.
+    optim_wrapper = build_optim_wrapper(model, dict(OPTIMIZER, optimizer=dict(type='SGD', lr=0.0)))
+    for _ in range(2):
+        waits.clear()
+        torch.manual_seed(0)
+        model.train_step(batch(name), optim_wrapper)
+    return dict(waits)
 
 
 def plant(module: str, method: str, text: str, wrong: str) -> Any:
