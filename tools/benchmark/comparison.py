@@ -28,11 +28,11 @@ from benchmark.measure import (
 from benchmark.variants import MMRAZOR, Variants, make_batch, read_config
 
 # The papers', as the data preprocessors pad them.
-_CUDA_SIZE = dict(mmdet=(800, 1344), mmseg=(512, 1024))
+CUDA_SIZE = dict(mmdet=(800, 1344), mmseg=(512, 1024))
 _CPU_SIZE = (256, 256)
 _AVATARS = (1, 2, 4, 8)
 _UPSTREAM_AVATARS = (1, 4)
-_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 
 def compare_variants(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def compare_variants(path: str | Path, args: argparse.Namespace) -> dict[str, An
         dict[str, Any]: All that was measured, and where.
     """
     cfg = read_config(path)
-    size = args.size or (_CUDA_SIZE[cfg.default_scope] if 'cuda' in args.device else _CPU_SIZE)
+    size = args.size or (CUDA_SIZE[cfg.default_scope] if 'cuda' in args.device else _CPU_SIZE)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         variants = Variants(cfg, tuple(size), args.device)
         results = _measure(variants, args)
@@ -54,11 +54,12 @@ def compare_variants(path: str | Path, args: argparse.Namespace) -> dict[str, An
         growth = measure_growth(variants, args.batch, rounds) if args.growth else []
     return dict(
         config=Path(path).stem, device=args.device.split(':')[0],
-        machine=_machine(args.device), threads=torch.get_num_threads(), date=str(date.today()),
+        machine=describe_machine(args.device), threads=torch.get_num_threads(),
+        date=str(date.today()),
         command=shlex.join(['python', *sys.argv]), size=list(size), batch=args.batch,
         rounds=args.iters,
         versions={**{package: importlib.import_module(package).__version__
-                     for package in _PACKAGES}, 'mmrazor': version('mmrazor')},
+                     for package in PACKAGES}, 'mmrazor': version('mmrazor')},
         variants=results, growth=growth,
         left_out={name: reason for name in MMRAZOR
                   if (reason := variants.why_not_mmrazor(name))})
@@ -95,7 +96,8 @@ def _measure(variants: Variants, args: argparse.Namespace) -> dict[str, dict[str
             for name in seconds}
 
 
-def _machine(device: str) -> str:
+def describe_machine(device: str) -> str:
+    """Name the GPU, or the CPU and its cores."""
     if 'cuda' in device:
         return torch.cuda.get_device_name(device)
     cpuinfo = Path('/proc/cpuinfo')
