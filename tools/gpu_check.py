@@ -58,6 +58,7 @@ def main() -> int:
         args.device + '-quick' * args.quick))
     results = read_results(args.out, args.device)
     args.out.mkdir(parents=True, exist_ok=True)
+    commit = _commit()  # before results change the working tree
     for name in args.steps:
         if not args.again and _has_finished(results.get(name), args.quick):
             console.print(f'{name}: {results[name]["status"]} before', highlight=False)
@@ -66,7 +67,7 @@ def main() -> int:
             result = run_step(STEPS[name], setting)
         results[name] = dict(
             result, quick=args.quick, machine=describe_machine(args.device),
-            date=str(date.today()), commit=_commit())
+            date=str(date.today()), commit=commit)
         console.print(f'{name}: {result["status"]}, {result["seconds"]:.0f} s', highlight=False)
         results = {key: results[key] for key in STEPS if key in results}
         dump(results, args.out / f'{args.device}.json', indent=1)

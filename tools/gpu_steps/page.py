@@ -1,4 +1,5 @@
 """The results of all machines as a table, on the console and in docs/gpu.md."""
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich.table import Table
 
 from benchmark.report import markdown, replace_results
 from gpu_steps.all_steps import STEPS
-from gpu_steps.step import PASSED
+from gpu_steps.step import LEFT_OUT, PASSED
 
 _NAMES = dict(cpu='CPU, rehearsal', cuda='GPU')
 _COLOURS = dict(passed='green', failed='red')
@@ -70,5 +71,9 @@ def _describe(result: dict[str, Any]) -> str:
 def _sum_up(result: dict[str, Any] | None) -> str:
     if result is None:
         return ''
-    passed = sum(row[-1] == PASSED for row in result['rows'])
-    return f'{result["status"]} ({passed} of {len(result["rows"])}), {result["seconds"]:.0f} s'
+    found = Counter(row[-1] for row in result['rows'])
+    left_out = found.pop(LEFT_OUT, 0)
+    text = f'{result["status"]} ({found[PASSED]} of {found.total()}'
+    if left_out:
+        text += f', {left_out} left out'
+    return f'{text}), {result["seconds"]:.0f} s'

@@ -109,6 +109,7 @@ def train_variant(setting: Setting, task: str, variant: str) -> list[Row]:
     if variant in ('float16', 'bfloat16'):
         if setting.device == 'cpu':
             cfg.optim_wrapper.type = CPUAmpOptimWrapper.__name__
+            variant = {'float16': 'bfloat16, as --amp on a CPU'}.get(variant, variant)
         elif task == 'det' and variant == 'bfloat16':
             # mmcv's focal loss has no kernel for it on a GPU.
             cfg.model.teacher_precision = variant
