@@ -7,7 +7,7 @@ PYTEST := $(PYTHON_VENV) -m pytest -n auto --maxprocesses 8 --dist worksteal
 READY := .venv/.ready
 TOYS := $(basename $(notdir $(wildcard configs/*/toy/*.py)))
 
-.PHONY: help setup test test-slow test-openmmlab lint demo demo-clean bench
+.PHONY: help setup test test-slow test-openmmlab lint demo demo-clean bench gpu-check
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -41,3 +41,6 @@ demo-clean:  ## Remove the drawn data, the runs of the toy configs and the repor
 
 bench: $(READY)  ## Time our training step beside MMRazor's; update docs/benchmark.md
 	$(PYTHON_VENV) tools/benchmark_speed.py --out docs/benchmark --report docs/benchmark.md
+
+gpu-check: $(READY)  ## Prove on a machine with a GPU what no other can; update docs/gpu.md
+	$(PYTHON_VENV) tools/gpu_check.py --out docs/gpu --report docs/gpu.md

@@ -26,11 +26,11 @@ from benchmark.measure import (
 from benchmark.variants import MMRAZOR, Variants, make_batch, read_config
 
 # The papers', as the data preprocessors pad them.
-_CUDA_SIZE = dict(mmdet=(800, 1344), mmseg=(512, 1024))
+CUDA_SIZE = dict(mmdet=(800, 1344), mmseg=(512, 1024))
 _CPU_SIZE = (256, 256)
 _AVATARS = (1, 2, 4, 8)
 _UPSTREAM_AVATARS = (1, 4)
-_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
 
 
 def compare_variants(path: str | Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def compare_variants(path: str | Path, args: argparse.Namespace) -> dict[str, An
         dict[str, Any]: All that was measured, and where.
     """
     cfg = read_config(path)
-    size = args.size or (_CUDA_SIZE[cfg.default_scope] if 'cuda' in args.device else _CPU_SIZE)
+    size = args.size or (CUDA_SIZE[cfg.default_scope] if 'cuda' in args.device else _CPU_SIZE)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         variants = Variants(cfg, tuple(size), args.device)
         results = _measure(variants, args)
@@ -57,7 +57,7 @@ def compare_variants(path: str | Path, args: argparse.Namespace) -> dict[str, An
         batch=args.batch,
         rounds=args.iters,
         versions={**{package: importlib.import_module(package).__version__
-                     for package in _PACKAGES}, 'mmrazor': version('mmrazor')},
+                     for package in PACKAGES}, 'mmrazor': version('mmrazor')},
         variants=results, growth=growth,
         left_out={name: reason for name in MMRAZOR
                   if (reason := variants.why_not_mmrazor(name))})
