@@ -37,7 +37,11 @@ def batch(cfg: Config) -> dict:
 def test_one_step(path):
     cfg = Config.fromfile(ROOT / path)
     init_default_scope(cfg.default_scope)
-    if cfg.model.get('teacher', 'ema') != 'ema':
+    teacher = cfg.model.get('teacher', 'ema')
+    if isinstance(teacher, dict) and 'type' not in teacher:
+        for named in teacher.values():
+            named.update({} if named.cfg == 'ema' else dict(ckpt=None))
+    elif teacher != 'ema':
         cfg.model.teacher_ckpt = None
     torch.manual_seed(0)
     model = prepare(MODELS.build(cfg.model), SIZE, 'cpu')

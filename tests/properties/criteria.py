@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import strategies as st
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmakd.utils.build import build
@@ -43,11 +43,12 @@ def make_map(shape: tuple[int, ...], seed: int, scale: float = 2.0) -> Tensor:
 
 
 def samples(number: int) -> list[BaseDataElement]:
-    """A box of its own on each image of 64 x 64."""
+    """A box of its own, and labels, on each image of 64 x 64."""
     elements = []
     for i in range(number):
         element = BaseDataElement(metainfo=dict(batch_input_shape=(64, 64)))
         element.gt_instances = InstanceData(bboxes=torch.tensor([[0., 8. * i, 32., 40.]]))
+        element.gt_sem_seg = PixelData(data=torch.full((1, 64, 64), i))
         elements.append(element)
     return elements
 

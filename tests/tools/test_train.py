@@ -78,9 +78,9 @@ def test_missing_shapes_say_how_to_draw_them(workspace, refuse):
     (workspace / 'data').unlink()
     message = refuse(SEG)
     assert 'train_dataloader.dataset.data_prefix.img_path' in message
-    assert 'python tools/make_shapes.py' in message and '--style' not in message
+    assert 'python tools/make_shapes.py' in message and '--data' not in message
     message = refuse(SEG.with_name('transfer-mixed_pspnet_shapes.py'))
-    assert ('Draw the data: python tools/make_shapes.py and python tools/make_shapes.py --style '
+    assert ('Draw the data: python tools/make_shapes.py and python tools/make_shapes.py --data '
             'patchwork') in message
 
 

@@ -16,10 +16,15 @@ from mmakd.utils.build import build
 
 # Without anything random: Avatars are drawn by a generator of each device.
 CRITERIA: dict[str, dict[str, Any]] = dict(
-    ChannelWiseDivergence={}, DISTLoss={}, EntropyWeightedKDLoss={}, FeatureMSELoss={},
+    BetaSmoothingLoss=dict(alpha=0.0), ChannelWiseDivergence={}, DISTLoss={},
+    # All positions, in whatever order.
+    DistributionCorrelationLoss=dict(source='avatars', num_positions=10**4),
+    EntropyWeightedKDLoss={}, FeatureMSELoss={},
     FGDLoss=dict(alpha_fgd=1e-3, beta_fgd=1e-3, lambda_fgd=1e-3),
     KLDivergence={}, MGDLoss=dict(lambda_mgd=0.0), PKDLoss={},
     MasKDLoss=dict(num_tokens=3, student_masks_begin=None))
+# Those that ask for the ground truth of the other task.
+NOT_FOR = dict(seg=dict(FGDLoss='needs boxes'), det=dict(BetaSmoothingLoss='needs label maps'))
 PERTURBATIONS = ('DropoutPerturbation', 'ChannelDropoutPerturbation', 'DropBlockPerturbation',
                  'GaussianNoisePerturbation')
 
@@ -56,8 +61,8 @@ def check_agreement(setting: Setting, task: str) -> list[Row]:
     """
     rows = []
     for criterion, options in CRITERIA.items():
-        if criterion == 'FGDLoss' and task == 'seg':
-            rows.append(Row(criterion, 'needs boxes', status=LEFT_OUT))
+        if criterion in NOT_FOR[task]:
+            rows.append(Row(criterion, NOT_FOR[task][criterion], status=LEFT_OUT))
             continue
         model = _build(setting, task, dict(type=criterion, **options))
         expected = _step(copy.deepcopy(model), setting, 'cpu', task)
