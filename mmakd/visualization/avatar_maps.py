@@ -77,11 +77,12 @@ def read_avatar_maps(model: AvatarDistiller, data: dict, task: str, level: int =
         variance = torch.stack([
             (avatars.draw(loss.perturbation, generator)[index] - teacher).square()
             for _ in range(_SAMPLES)]).mean(0)
+    # In float32, as the loss compares them: NumPy has no bfloat16.
     return AvatarMaps(
-        teacher=teacher[0],
-        avatars=drawn,
+        teacher=teacher[0].float(),
+        avatars=[avatar.float() for avatar in drawn],
         student=distill_task.adapters[level](maps[task].student[index])[0],
-        deviation=variance.expand_as(teacher)[0].sqrt(),
+        deviation=variance.expand_as(teacher)[0].float().sqrt(),
         sigma=loss.sigma[0].flatten() if loss.sigma else None)
 
 

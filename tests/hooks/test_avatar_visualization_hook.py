@@ -30,6 +30,15 @@ def test_pictures(task, options, expected, toy, train):
         assert (first[40:420, 960:1270] != last[40:420, 960:1270]).any()
 
 
+@pytest.mark.parametrize('perturb_at', [None, 'decode_head.conv_seg'])
+def test_a_teacher_in_bfloat16(perturb_at, toy, train):
+    cfg = with_hook(toy('seg', 'akd-cwd', **{'model.teacher_precision': 'bfloat16'}), interval=4)
+    if perturb_at:
+        cfg.model.distill.logits.perturb_at = perturb_at
+    folder = next(Path(train(cfg).work_dir).glob('*/vis_data/vis_image'))
+    assert len(list(folder.glob('avatars_logits.0_0_*.png'))) == 2
+
+
 def test_the_student_is_the_same(toy, train):
     plain = train(toy('seg', 'akd-cwd'))
     drawn = train(with_hook(toy('seg', 'akd-cwd'), interval=1))
