@@ -358,6 +358,12 @@ def read_table(page: str, stage: str) -> dict[str, dict[str, str]]:
     return {re.search('`(.*)`', row[0])[1]: dict(zip(head, row)) for row in rows}
 
 
+def headline(page: str) -> list[str]:
+    """Read the lines of the first table."""
+    return re.search(r'^\| data and task \|.*?(?=\n\n)', page, re.DOTALL | re.MULTILINE)[0
+        ].splitlines()
+
+
 def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r'[-+]?\d+(?:\.\d+)?', text)]
 
@@ -420,6 +426,10 @@ def test_report_states_the_statistics(tmp_path):
         assert p < 0.002 if stated == '< 0.001' else float(stated) == pytest.approx(
             p, abs=0.01), arm
     assert read_table(page, 'Confirmation')['akd-cwd']['A is'] == 'better, at least of interest'
+    row = read_table(page, 'Confirmation')
+    assert [cell.strip() for cell in headline(page)[2].strip('|').split('|')] == [
+        'Drawn shapes, segmentation, mIoU', row['plain']['mean mIoU'], row['cwd']['mean mIoU'],
+        '-', row['akd-cwd']['mean mIoU'], row['akd-cwd']['A - B'], '20, confirmed']
     assert 'p (Holm)' not in read_table(page, 'Screening')['akd-cwd']
 
 
@@ -536,4 +546,5 @@ def test_p_is_exact_for_few_seeds():
 
 def test_committed_report_is_that_of_the_committed_results(tmp_path):
     write_report(Evidence(Results(ROOT / 'docs/study')), tmp_path)
-    assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs/study/results.md').read_text()
+    page = (tmp_path / 'results.md').read_text()
+    assert page == (ROOT / 'docs/study/results.md').read_text()

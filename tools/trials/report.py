@@ -39,6 +39,7 @@ def write_report(evidence: Evidence, folder: Path) -> None:
     lines = ['# Does it help?', '',
              'Written by `python tools/study.py report` from the results in this folder.', '']
     lines += _answers(evidence)
+    lines += _headline(evidence)
     for (data, task), (screening, confirmation) in evidence.stages.items():
         lines += _place(evidence, data, task, screening, confirmation, folder)
     lines += _search(evidence)
@@ -69,6 +70,23 @@ def _answers(evidence: Evidence) -> list[str]:
             f'least {CONFIRMING} fresh seeds; [the protocol](../study.md) was fixed before. '
             f'The least effect of interest is '
             f'{" or ".join(f"{task.least} {task.unit}" for task in TASKS.values())}.', '']
+
+
+def _headline(evidence: Evidence) -> list[str]:
+    """Compare what is confirmed in any case, on one line a data set and task."""
+    arms = 'plain', 'cwd', 'cwd-norm', 'akd-cwd'
+    rows = []
+    for (data, task), stages in evidence.stages.items():
+        stage = stages['akd-cwd' in stages[1].verdicts]
+        comparison = stage.compare('akd-cwd', 'cwd')
+        if comparison:
+            means = [f'{mean(values):.2f}' if (values := stage.values(arm).values()) else '-'
+                     for arm in arms]
+            rows.append([f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}', *means,
+                         _signed(comparison.difference),
+                         f'{comparison.n}, {"confirmed" if stage is stages[1] else "screened"}'])
+    return [*_rows(['data and task', *(ARMS[arm].title for arm in arms), 'AKD - CWD', 'seeds'],
+                   rows), ''] if rows else []
 
 
 def _answer(screening: Stage, confirmation: Stage, unit: str) -> str:
