@@ -77,17 +77,16 @@ def _note(runner: Runner, name: str, values: dict[str, Any]) -> None:
 def measure_gradients(model: Any, batches: Sequence[Any]) -> dict[str, float]:
     """Measure the gradients of a copy of the model at the last stage of its student's backbone.
 
-    The relative variance of vectors g is ``E||g - mean||^2 / ||mean||^2``, unbiased above.
-
     Args:
         model (AvatarDistiller): The model in training.
         batches (Sequence): Batches as a dataloader gives them.
 
     Returns:
         dict[str, float]: ``distill`` and ``task``, the mean norms of the gradients of the
-        distillation and of the student's own losses; the relative variance of the former over
-        ``draws`` of Avatars for one batch (the mean over batches), and over ``batches`` (of the
-        mean over draws).
+        distillation and of the student's own losses. With g_bk, that of the distillation for
+        batch b and draw k of Avatars, and g_b its mean over draws: ``draws``,
+        ``E||g_bk - g_b||^2 / E||g_b||^2``, and ``batches``, ``E||g_b - E g_b||^2 / E||g_b||^2``,
+        both with the unbiased variance.
     """
     model = copy.deepcopy(model)
     model.distiller.eval()  # all draws see one sigma
@@ -95,7 +94,7 @@ def measure_gradients(model: Any, batches: Sequence[Any]) -> dict[str, float]:
     weights = [weight for weight in model.student.get_submodule(path).parameters()
                if weight.requires_grad]
     seeded = [module for module in model.distiller.modules() if isinstance(module, SeededDraws)]
-    means, norms = [], []
+    means, found = [], []
     for number, batch in enumerate(batches):
         with preserve_rng():
             seed_rng(number)  # dropout in the student's head
@@ -111,15 +110,12 @@ def measure_gradients(model: Any, batches: Sequence[Any]) -> dict[str, float]:
         drawn = torch.stack(gradients)
         of_task: Any = measure_gradient(model.parse_losses(own)[0], weights)
         means.append(drawn.mean(0))
-        norms.append((drawn.norm(dim=1).mean(), of_task.norm(), relative_variance(drawn)))
-    distill, task, draws = np.mean(norms, axis=0).tolist()
-    return dict(distill=distill, task=task, draws=draws,
-                batches=relative_variance(torch.stack(means)).item())
-
-
-def relative_variance(vectors: Tensor) -> Tensor:
-    """Compute ``E||g - mean||^2 / ||mean||^2`` of vectors (n, D), with n - 1 in the variance."""
-    return vectors.var(0).sum() / vectors.mean(0).square().sum()
+        found.append(torch.stack([drawn.norm(dim=1).mean(), of_task.norm(), drawn.var(0).sum()]))
+    distill, task, draws = torch.stack(found).mean(0)
+    square = torch.stack(means).square().sum(1).mean()
+    values = dict(distill=distill, task=task, draws=draws / square,
+                  batches=torch.stack(means).var(0).sum() / square)
+    return {name: value.item() for name, value in values.items()}
 
 
 @torch.no_grad()
