@@ -5,6 +5,7 @@ from pathlib import Path
 
 COMMANDS = {
     'check': ('check_config', 'check a config before training'),
+    'check-data': ('check_data', 'check images and annotations before training'),
     'compare': ('compare_models', 'write a page that compares two students'),
     'evaluate': ('evaluate_avatars', 'compare a teacher with the mean of its Avatars'),
     'export': ('export_onnx', 'write a student as ONNX'),

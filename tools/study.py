@@ -3,8 +3,9 @@
 `run` trains what is missing: arms x seeds, each a cell of about a minute on one core. It first
 trains the teachers, and searches for the temperature and the weight of each base criterion. A
 finished cell never runs again, and a killed one goes on from its last checkpoint. Start the same
-command as often as there are cores: no cell is trained twice. `report` writes the page of results
-from what is finished, without training. docs/study.md is the protocol.
+command as often as there are cores: no cell is trained twice. `why` trains the headline pair once
+more, and measures what explains its result. `report` writes the page of results from what is
+finished, without training. docs/study.md is the protocol.
 """
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ from mmakd.utils.errors import ConfigError, suggest
 from trials.arms import ARMS
 from trials.cells import Place
 from trials.evidence import Evidence
+from trials.explanation import PAIR, Explanations
 from trials.plan import Plan, list_items
 from trials.report import write_report
-from trials.results import Results
+from trials.results import WHY, Results
 from trials.schedule import train_all
 from trials.tasks import DATA, TASKS
 
@@ -41,6 +43,7 @@ examples:
   python tools/study.py run                              # screening, five seeds
   python tools/study.py run --arms plain cwd akd-cwd --seeds 1000-1019
   python tools/study.py run --shard 1/4 --device cuda    # the first of four GPUs
+  python tools/study.py why                              # where the setting of cwd is chosen
   python tools/study.py report"""
 
 
@@ -52,9 +55,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True)
     run = commands.add_parser('run', help='train what is missing')
     tune = commands.add_parser('tune', help='only search for the settings of the arms')
+    why = commands.add_parser('why', help=f'train {" and ".join(PAIR)} once more, and measure')
     for command in run, tune:
         command.add_argument('--arms', nargs='+', default=list(ARMS), metavar='ARM',
                              help='which (default: all)')
+    why.set_defaults(arms=PAIR)
+    for command in run, tune, why:
         command.add_argument('--task', nargs='+', choices=list(TASKS), default=list(TASKS),
                              help='detection, segmentation (default: both)')
         command.add_argument('--data', nargs='+', choices=list(DATA), default=list(DATA),
@@ -70,12 +76,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument('--iters', type=int, metavar='N',
                              help='rehearse with so many iterations a training, with --out and '
                              '--work-dir elsewhere')
-    run.add_argument('--seeds', type=parse_seeds, nargs='+', default=[range(5)], metavar='N',
-                     help='numbers and ranges such as 1000-1019 (default: 0-4)')
+    for command, seeds, text in (run, range(5), '0-4'), (why, range(1), '0'):
+        command.add_argument('--seeds', type=parse_seeds, nargs='+', default=[seeds], metavar='N',
+                             help=f'numbers and ranges such as 1000-1019 (default: {text})')
     run.add_argument('--shard', type=parse_shard, default=(1, 1), metavar='I/N',
                      help='part I of N, for machines that share no files')
     report = commands.add_parser('report', help='write the page of results')
-    for command in run, tune, report:
+    for command in run, tune, why, report:
         command.add_argument('--out', type=Path, default=Path('docs/study'),
                              help='folder of the results (default: %(default)s)')
     args = parser.parse_args(argv)
@@ -141,8 +148,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == 'run':
         part, number = args.shard
         items = items[part - 1::number]
-    plan = Plan(items, results, Place(args.data_root, args.work_dir, args.iters))
-    failed = train_all(plan, console)
+    place = Place(args.data_root, args.work_dir, args.iters)
+    if args.command == 'why':
+        plan: Plan = Explanations(items, results._replace(files=WHY), place)
+    else:
+        plan = Plan(items, results, place)
+    failed: list[object] = [*train_all(plan, console), *plan.unready()]
     if failed:
         raise SystemExit('\n'.join(f'error: {error}' for error in failed))
     console.print(f'{args.out}: all {len(items)} cells are there')

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
@@ -24,7 +24,7 @@ from rich.console import Console
 
 from mmakd.hooks.atomic_checkpoint_hook import AtomicLocalBackend
 from mmakd.hooks.teacher_eval_hook import main_metric
-from mmakd.utils.cli import config_errors_as_messages
+from mmakd.utils.cli import add_cfg_options, config_errors_as_messages
 from mmakd.utils.config_file import read_config
 from mmakd.utils.errors import ConfigError, ConfigProblems
 from plot_log import read_log
@@ -35,7 +35,8 @@ line.
 
 example:
   python tools/train_seeds.py configs/seg/toy/{student,cwd,akd-cwd}_pspnet_shapes.py \\
-      --results docs/family.json"""
+      --results docs/family.json
+  python tools/train_seeds.py my_student.py my_akd_student.py --gpus 8"""
 _TOOLS = Path(__file__).parent
 # What does not change a result.
 _LAUNCH = ('launcher', 'load_from', 'resume', 'work_dir')
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     config: str
     seed: int
     digest: str
+    options: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -71,14 +73,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--jobs', type=int, default=2, metavar='N',
                         help='trainings at a time, of one thread each on the CPU '
                         '(default: %(default)s)')
+    parser.add_argument('--gpus', type=int, metavar='N',
+                        help='one training at a time, on N GPUs (by tools/dist_train.sh)')
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
-    if min(args.seeds) < 0 or args.jobs < 1:
-        parser.error('--seeds must not be negative, and --jobs be positive')
+    if min(args.seeds) < 0 or min(args.jobs, args.gpus or 1) < 1:
+        parser.error('--seeds must not be negative, and --jobs and --gpus be positive')
     return args
 
 
-def plan(configs: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """List the trainings, seed by seed.
+def plan(configs: Sequence[str], seeds: Sequence[int],
+         options: Mapping[str, Any] | None = None) -> list[Run]:
+    """List the trainings, seed by seed, with the options of ``--cfg-options``.
 
     Raises:
         ConfigError: If a config cannot be read.
@@ -87,9 +93,10 @@ def plan(configs: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     digests = {}
     for path in configs:
         with problems.under(''):
-            digests[path] = _digest(read_config(path))
+            digests[path] = _digest(read_config(path, options))
     problems.raise_if_any()
-    return [Run(path, seed, digest) for seed in seeds for path, digest in digests.items()]
+    given = tuple(f'{key}={value}' for key, value in (options or {}).items())
+    return [Run(path, seed, digest, given) for seed in seeds for path, digest in digests.items()]
 
 
 def _digest(cfg: Config) -> str:
@@ -108,8 +115,8 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f'--results={str(path)!r}: damaged ({error})') from error
 
 
-def train(run: Run, console: Console) -> dict[str, Any]:
-    """Bring a training to its end; return its metrics.
+def train(run: Run, console: Console, gpus: int | None = None) -> dict[str, Any]:
+    """Bring a training to its end, on the CPU or on several GPUs; return its metrics.
 
     Raises:
         ConfigError: If it fails.
@@ -117,12 +124,14 @@ def train(run: Run, console: Console) -> dict[str, Any]:
     console.print(f'{run.key}: trains in {run.work_dir}', soft_wrap=True)
     run.work_dir.mkdir(parents=True, exist_ok=True)
     log = run.work_dir / 'log.txt'
+    launch: list[str | Path] = ([_TOOLS / 'dist_train.sh', run.config, str(gpus)] if gpus else
+                                [sys.executable, _TOOLS / 'train.py', run.config])
     with log.open('a') as file:
         done = subprocess.run(
-            [sys.executable, _TOOLS / 'train.py', run.config, '--work-dir', run.work_dir,
-             '--resume', '--cfg-options', f'randomness.seed={run.seed}'],
+            [*launch, '--work-dir', run.work_dir, '--resume',
+             '--cfg-options', *run.options, f'randomness.seed={run.seed}'],
             stdout=file, stderr=subprocess.STDOUT,
-            env=dict(os.environ, OMP_NUM_THREADS='1'), check=False)
+            env=dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable), check=False)
     if done.returncode:
         end = ''.join(log.read_text(errors='replace').splitlines(keepends=True)[-12:])
         raise ConfigError(f'{run.key}: ended with status {done.returncode}; the end of {log}:\n'
@@ -166,12 +175,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse_args(argv)
     console = Console(highlight=False, markup=False, emoji=False, stderr=True)
-    runs = plan(args.configs, args.seeds)
+    runs = plan(args.configs, args.seeds, args.cfg_options)
     results = read_results(args.results)
     missing = [run for run in runs if results.get(run.key, {}).get('config') != run.digest]
     problems = ConfigProblems()
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for run, future in [(run, pool.submit(train, run, console)) for run in missing]:
+    with ThreadPoolExecutor(1 if args.gpus else args.jobs) as pool:
+        for run, future in [(run, pool.submit(train, run, console, args.gpus)) for run in missing]:
             with problems.under(''):
                 results = {**read_results(args.results), run.key: future.result()}
                 text = json.dumps(dict(sorted(results.items())), indent=1) + '\n'

@@ -43,8 +43,8 @@ examples:
   python tools/visualize_avatars.py configs/seg/toy/akd-cwd_pspnet_shapes.py \\
       work_dirs/akd-cwd_pspnet_shapes/iter_700.pth data/shapes/cityscapes/leftImg8bit/val/*/*.png
   python tools/visualize_avatars.py configs/det/toy/akd-cwd_retinanet_shapes.py \\
-      work_dirs/akd-cwd_retinanet_shapes/epoch_4.pth data/shapes/coco/val/000000.jpg --compare \\
-      plain=work_dirs/student_retinanet_shapes/epoch_4.pth \\
+      work_dirs/akd-cwd_retinanet_shapes/epoch_4.pth data/shapes/coco/val/000000000001.jpg \\
+      --compare plain=work_dirs/student_retinanet_shapes/epoch_4.pth \\
       CWD=work_dirs/cwd_retinanet_shapes/epoch_4.pth"""
 
 

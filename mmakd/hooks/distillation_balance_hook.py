@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..distillers import AvatarDistiller
 from ..utils.errors import ConfigError, ConfigProblems, is_number
-from .measured_module import find_measured_module
+from .measured_module import find_measured_module, measure_gradient
 from .runner import is_training, unwrapped_model
 from .task_names import check_task_names, task_names
 
@@ -142,7 +141,7 @@ class DistillationBalanceHook(Hook):
         norms = []
         for side, loss in (("the tasks'", distill),
                            ("the student's own", model.parse_losses(own)[0])):
-            gradient = _gradient(loss if scaler is None else scaler.scale(loss), weights)
+            gradient = measure_gradient(loss if scaler is None else scaler.scale(loss), weights)
             if gradient is None:
                 raise ConfigError(
                     f'{type(self).__name__}.at={self._path!r}: {side} losses have no gradient '
@@ -161,16 +160,3 @@ class DistillationBalanceHook(Hook):
         runner.message_hub.update_info(_FACTOR, factor)
         runner.message_hub.update_scalar('train/distill_balance/share', share)
         runner.message_hub.update_scalar('train/distill_balance/weight', factor)
-
-
-def _gradient(loss: Tensor, weights: Sequence[Tensor]) -> Tensor | None:
-    """Compute the gradient as one vector, averaged over ranks; None if there is none."""
-    with torch.autocast(loss.device.type, enabled=False):  # it is for forward passes only
-        parts = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-    # A loss of zero does not tell: a step that is skipped has no gradient anywhere.
-    exists = ((loss == 0) | any(part is not None for part in parts)).float()
-    all_reduce(exists, 'max')
-    gradient = torch.cat([(torch.zeros_like(weight) if part is None else part).float().flatten()
-                          for weight, part in zip(weights, parts)])
-    all_reduce(gradient, 'mean')
-    return gradient if exists else None

@@ -1,7 +1,10 @@
-"""The module of the student whose gradient is measured."""
+"""The module of the student whose gradient is measured, and that gradient."""
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
 
 from ..distillers.taps import check_tap
 from ..utils.errors import ConfigError
@@ -31,6 +34,19 @@ def find_measured_module(student: Any, at: str | None) -> str:
                           'checkpointed; set with_cp=False, or name a module of a part behind '
                           "them, e.g. at='neck'")
     return path
+
+
+def measure_gradient(loss: Tensor, weights: Sequence[Tensor]) -> Tensor | None:
+    """Compute the gradient as one vector, averaged over ranks; None if there is none."""
+    with torch.autocast(loss.device.type, enabled=False):  # it is for forward passes only
+        parts = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    # A loss of zero does not tell: a step that is skipped has no gradient anywhere.
+    exists = ((loss == 0) | any(part is not None for part in parts)).float()
+    all_reduce(exists, 'max')
+    gradient = torch.cat([(torch.zeros_like(weight) if part is None else part).float().flatten()
+                          for weight, part in zip(weights, parts)])
+    all_reduce(gradient, 'mean')
+    return gradient if exists else None
 
 
 def _last_stage(student: Any) -> str:

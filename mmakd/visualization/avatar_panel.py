@@ -12,11 +12,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from mmengine.structures import PixelData
 from torch import Tensor
 
 from .avatar_maps import AvatarMaps, draw_heat_map, draw_sigma
 
 _DPI = 100
+# Below, the labels of the visualizers could not be read.
+_LEAST_SIZE = 400
 
 
 def draw_avatar_panel(maps: AvatarMaps, image: np.ndarray, prediction: np.ndarray | None = None,
@@ -69,7 +72,8 @@ def draw_avatar_panel(maps: AvatarMaps, image: np.ndarray, prediction: np.ndarra
             continue
         drawn = draw_heat_map(ax, values[channel], bound, signed)
         ax.set_title(name)
-        figure.colorbar(drawn, ax=ax, location='bottom', shrink=0.8, pad=0.02)
+        # Inside, so that pictures without a colour bar have the same place in their cells.
+        figure.colorbar(drawn, cax=ax.inset_axes((0.1, -0.1, 0.8, 0.04)), orientation='horizontal')
     if maps.sigma is not None:
         bars = figure.add_subplot(grid[2, :])
         draw_sigma(bars, maps.sigma, [channel], names or None)
@@ -104,14 +108,28 @@ def draw_prediction(visualizer: Any, image: np.ndarray, sample: Any,
     """
     if not hasattr(visualizer, 'add_datasample'):
         return None
+    sample = sample.cpu()
+    factor = -(-_LEAST_SIZE // max(image.shape[:2]))
+    image = image.repeat(factor, 0).repeat(factor, 1)
+    if 'pred_sem_seg' in sample:
+        sample.pred_sem_seg = PixelData(data=_enlarge(sample.pred_sem_seg.data, factor))
+    if 'pred_instances' in sample:
+        instances = sample.pred_instances
+        instances.bboxes = instances.bboxes * factor
+        if 'masks' in instances:
+            instances.masks = _enlarge(instances.masks, factor)
     own = type(visualizer)(name='mmakd_panel')
     own.dataset_meta = {key: metainfo[key] for key in ('classes', 'palette') if key in metainfo}
     with TemporaryDirectory() as folder:
         path = Path(folder, 'prediction.png')
-        own.add_datasample('prediction', image, sample.cpu(), draw_gt=False, out_file=str(path))
+        own.add_datasample('prediction', image, sample, draw_gt=False, out_file=str(path))
         drawn = mmcv.imread(str(path), channel_order='rgb')
     # mmseg puts the image itself to the left in some versions.
     return drawn[:, -image.shape[1]:]
+
+
+def _enlarge(values: Tensor, factor: int) -> Tensor:
+    return values.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
 def attention_map(feature: Tensor) -> Tensor:

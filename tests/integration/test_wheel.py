@@ -47,6 +47,15 @@ def run(installed, workspace):
     return call
 
 
+def test_holds_every_module(installed):
+    """The editable installation beside it would hide that one is missing."""
+    def modules(folder):
+        return {path.relative_to(folder) for path in (folder / 'mmakd').rglob('*.py')
+                if '.mim' not in path.parts}
+
+    assert modules(installed) == modules(ROOT)
+
+
 def test_train_by_mmdet_and_look_at_it(installed, run, workspace):
     config = installed / 'mmakd/.mim/configs/det/toy/akd-cwd_retinanet_shapes.py'
     stock = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim/tools/train.py'

@@ -22,6 +22,7 @@ from rich.console import Console
 import make_shapes as drawing_tool
 import study
 import trials.cells
+import trials.explanation
 import trials.schedule
 import trials.training
 from mmakd.utils.errors import ConfigError
@@ -29,9 +30,10 @@ from trials.arms import ARMS, BASES, REGIMES
 from trials.cells import Cell, Place, Setting
 from trials.comparison import compare, correct_by_holm, judge
 from trials.evidence import Evidence
+from trials.explanation import PAIR
 from trials.plan import Plan, list_items, write_settings
 from trials.report import write_report
-from trials.results import Results
+from trials.results import WHY, Results
 from trials.schedule import train_all
 from trials.tasks import DATA, DRAWN, TASKS
 from trials.training import prepare
@@ -47,8 +49,9 @@ def run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     monkeypatch.setattr(trials.schedule, '_PAUSE', 0.05)
     before = signal.getsignal(signal.SIGTERM)
 
-    def run_study(*arguments: object, iters: int = 2, out: str = 'out') -> list[dict]:
-        study.main(['run', '--data', 'shapes', '--out', out, '--work-dir', f'{out}/work',
+    def run_study(*arguments: object, iters: int = 2, out: str = 'out', command: str = 'run'
+                  ) -> list[dict]:
+        study.main([command, '--data', 'shapes', '--out', out, '--work-dir', f'{out}/work',
                     '--iters', str(iters), *map(str, arguments)])
         return lines(Path(out))
 
@@ -140,6 +143,45 @@ def test_a_line_that_a_kill_cut_off_is_no_result(tmp_path):
     path.write_text('nonsense\n' + path.read_text())
     with pytest.raises(ConfigError, match=r'shapes_seg.jsonl:1: is no result'):
         results.read()
+
+
+def test_why_measures_the_pair(run, monkeypatch):
+    monkeypatch.setattr(trials.explanation, '_NUM_BATCHES', 2)
+    folder = Path('out')
+    with pytest.raises(SystemExit, match=r'shapes seg: the setting of cwd is not chosen yet, .* '
+                       'run python tools/study.py run --data shapes --task seg --arms cwd akd-cw'):
+        run(command='why')
+    assert lines(folder) == []
+    folder.mkdir()
+    write_settings(folder, {f'shapes/{task}/cwd': CHOSEN for task in TASKS})
+    run('--arms', 'cwd-tau4', '--task', 'det', '--seeds', '0')  # for its teacher
+    cells = {line['arm']: line for line in run(
+        '--arms', 'cwd', 'akd-cwd', '--task', 'seg', '--seeds', '0') if line['task'] == 'seg'}
+    run(command='why')
+    text = (folder / 'why.jsonl').read_text()
+    measured = [json.loads(line) for line in text.splitlines()]
+    assert [(line['task'], line['arm']) for line in measured] == list(product(TASKS, PAIR))
+    for line in measured:
+        if line['task'] == 'seg':  # the same result as without the hook
+            for name in 'metric', 'loss', 'config', 'setting', 'iters':
+                assert line[name] == cells[line['arm']][name], name
+        assert [point['iter'] for point in line['gradients']] == [0, 1]
+        is_akd = line['arm'] == 'akd-cwd'
+        assert all((point['draws'] > 0) == is_akd for point in line['gradients'])
+        assert [point['iter'] for point in line['sigma']] == ([0] if is_akd else [])
+        assert line['divergence'] > 0
+        assert [row['num_avatars'] for row in line.get('teacher', [])] == (
+            [0, 1, 8] if is_akd else [])
+    for line in measured[1::2]:
+        teacher = next(found for found in lines(folder)
+                       if (found['arm'], found['task']) == ('teacher', line['task']))
+        assert line['teacher'][0]['metric'] == pytest.approx(teacher['metric'], rel=1e-3)
+    assert [len(level) for level in measured[1]['sigma'][0]['levels']] == [64] * 3
+    assert [len(level) for level in measured[3]['sigma'][0]['levels']] == [7]
+    run(command='why')
+    assert (folder / 'why.jsonl').read_text() == text
+    # Only teachers' checkpoints are kept.
+    assert not list(folder.rglob('why/**/*.pth'))
 
 
 def test_processes_share_the_cells(run):
@@ -358,6 +400,12 @@ def read_table(page: str, stage: str) -> dict[str, dict[str, str]]:
     return {re.search('`(.*)`', row[0])[1]: dict(zip(head, row)) for row in rows}
 
 
+def headline(page: str) -> list[str]:
+    """Read the lines of the first table."""
+    return re.search(r'^\| data and task \|.*?(?=\n\n)', page, re.DOTALL | re.MULTILINE)[0
+        ].splitlines()
+
+
 def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r'[-+]?\d+(?:\.\d+)?', text)]
 
@@ -420,6 +468,10 @@ def test_report_states_the_statistics(tmp_path):
         assert p < 0.002 if stated == '< 0.001' else float(stated) == pytest.approx(
             p, abs=0.01), arm
     assert read_table(page, 'Confirmation')['akd-cwd']['A is'] == 'better, at least of interest'
+    row = read_table(page, 'Confirmation')
+    assert [cell.strip() for cell in headline(page)[2].strip('|').split('|')] == [
+        'Drawn shapes, segmentation, mIoU', row['plain']['mean mIoU'], row['cwd']['mean mIoU'],
+        '-', row['akd-cwd']['mean mIoU'], row['akd-cwd']['A - B'], '20, confirmed']
     assert 'p (Holm)' not in read_table(page, 'Screening')['akd-cwd']
 
 
@@ -505,6 +557,51 @@ def test_report_is_one_page_and_the_same_again(tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in names} == first
 
 
+def write_explanation(out: Path, arm: str, **changes: object) -> None:
+    gradients = [dict(iter=step, distill=3.0, task=step + 1.0, draws=draws, batches=0.8)
+                 for step, draws in ((0, 0.02), (2, 0.04))]
+    sigma = [dict(iter=0, levels=[[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]),
+             dict(iter=50, levels=[[2.0, 4.0, 6.0], [1.0, 1.0, 4.0]])]
+    teacher = [dict(num_avatars=number, nll=number / 10, ece=0.01, metric=60.0 - number)
+               for number in (0, 1, 8)]
+    Results(out, WHY).append(dict(
+        data='shapes', task='seg', arm=arm, seed=0, setting=CHOSEN._asdict(), metric=50.0,
+        unit='mIoU', config=Cell('shapes', 'seg', arm, 0, CHOSEN, Place(None)).config_hash,
+        sigma=sigma, gradients=gradients, agreement=0.75, divergence=0.123, teacher=teacher)
+        | changes)
+
+
+def test_report_shows_what_was_measured(tmp_path):
+    write_results(tmp_path, draw(range(5)))
+
+    def section() -> str | None:
+        write_report(Evidence(Results(tmp_path)), tmp_path)
+        page = (tmp_path / 'results.md').read_text()
+        found = re.search(r'^## Why\n(.*?)^## ', page, re.MULTILINE | re.DOTALL)
+        return found and found[1]
+
+    write_explanation(tmp_path, 'akd-cwd')
+    assert section() is None  # of one arm
+    write_explanation(tmp_path, 'cwd', config='0' * 12)
+    assert section() is None  # of another config
+    write_explanation(tmp_path, 'cwd', metric=49.0, agreement=None, sigma=[])
+    page = section()
+    rows = [line for line in page.splitlines() if line.startswith('| Drawn')]
+    # 3 / (3 + 1) and 3 / (3 + 3).
+    assert rows == [
+        '| Drawn shapes, segmentation, seed 0 | CWD | 49.00 | 62.5% | 3.0% | 80.0% | - | 0.12 |',
+        '| Drawn shapes, segmentation, seed 0 | AKD on CWD | 50.00 | 62.5% | 3.0% | 80.0% | 75.0% '
+        '| 0.12 |']
+    assert '3.00, 4.00 times the smallest' in page
+    # The last channel, from 1 to 4 / 2; two others halve; three stay.
+    assert 'by 33% on average and by 100% at most' in page
+    assert 'squared norm, is 3.0% over draws of Avatars and 80.0% over batches' in page
+    assert ('mIoU, NLL and ECE: the teacher 60.00, 0.0000 and 0.0100; one Avatar 59.00, 0.1000 '
+            'and 0.0100; the mean of 8 Avatars 52.00, 0.8000 and 0.0100.') in page
+    assert '](why_shapes_seg_0.svg)' in page
+    assert (tmp_path / 'results.html').read_text().count('data:image/svg+xml') == 2
+
+
 def test_report_of_nothing(tmp_path):
     study.main(['report', '--out', str(tmp_path)])
     page = (tmp_path / 'results.md').read_text()
@@ -536,4 +633,5 @@ def test_p_is_exact_for_few_seeds():
 
 def test_committed_report_is_that_of_the_committed_results(tmp_path):
     write_report(Evidence(Results(ROOT / 'docs/study')), tmp_path)
-    assert (tmp_path / 'results.md').read_text() == (ROOT / 'docs/study/results.md').read_text()
+    page = (tmp_path / 'results.md').read_text()
+    assert page == (ROOT / 'docs/study/results.md').read_text()

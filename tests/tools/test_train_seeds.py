@@ -45,6 +45,16 @@ def test_each_training_runs_once(config, workspace, capsys):
     assert all(path.read_text() == text for path, text in logs.items())
 
 
+def test_launched_for_gpus(config, workspace, monkeypatch, free_port):
+    monkeypatch.setenv('PORT', free_port)
+    train_seeds.main([config('student'), '--seeds', '4', '--gpus', '1', '--cfg-options',
+                      'train_cfg.max_iters=1', 'default_hooks.checkpoint.interval=1'])
+    folder, = Path('work_dirs/seeds').glob('student_short_4_*')
+    log = (folder / 'log.txt').read_text()
+    assert "launcher = 'pytorch'" in log and 'randomness = dict(seed=4)' in log
+    assert (folder / 'iter_1.pth').is_file()
+
+
 def test_rows_of_several_students_and_pairs():
     runs = [train_seeds.Run(f'configs/{name}.py', seed, 'x') for seed in (0, 1)
             for name in ('plain', 'peers')]

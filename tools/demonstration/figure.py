@@ -1,5 +1,4 @@
 """The figures of the demo: predictions, and the maps that the distillation compares."""
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +13,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from demonstration.runs import load_checkpoint
-from mmakd.visualization import AvatarMaps, draw_heat_map, draw_sigma, read_avatar_maps
+from mmakd.visualization import AvatarMaps, draw_heat_map, read_avatar_maps
 
-# The first images of the validation set, whatever they show.
-IMAGES = (0, 1)
+# The first image of the validation set, whatever it shows.
+IMAGE = 0
 SCORE_THRESHOLD = 0.3
 
 
@@ -50,14 +49,13 @@ def caption(task: str) -> str:
     """
     scores = (f' Boxes are shown from a score of {100 * SCORE_THRESHOLD:.0f} per cent on.'
               if task == 'detection' else '')
-    return ('The first two images of the validation set, two rows each. Above: the image, what is '
-            f'there, and what plain student and AKD student find.{scores} Below: one channel at '
-            "the distilled tap's first level, that which varies most over the teacher's map of "
-            'this image: the map T of the teacher; one Avatar A of it, whose dropped positions '
-            'have the mean of the map; the map S of the AKD student, on the same colour scale; '
-            'and how far Avatars deviate from T there, the root of E[(A - T)^2]. At the bottom: '
-            'sigma, this deviation as a root mean square over images and positions, by which the '
-            'loss divides each channel; in black the channels shown.')
+    return ('The first image of the validation set. Above: the image, what is there, and what '
+            f'plain student and AKD student find.{scores} Below: one channel at the distilled '
+            "tap's first level, that which varies most over the teacher's map of this image: the "
+            'map T of the teacher; one Avatar A of it, whose dropped positions have the mean of '
+            'the map; the map S of the AKD student, on the same colour scale; and how far Avatars '
+            'deviate from T there, the root of E[(A - T)^2]. The loss divides each channel by '
+            'sigma, the root mean square of this deviation over images and positions.')
 
 
 def draw_figure(student: tuple[Config, Path], akd_student: tuple[Config, Path],
@@ -72,20 +70,12 @@ def draw_figure(student: tuple[Config, Path], akd_student: tuple[Config, Path],
     cfg = akd_student[0]
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(cfg.val_dataloader.dataset)
-        scenes = list(_scenes(dataset, _load(*student), _load(*akd_student)))
+        scene = _scene(dataset, _load(*student), _load(*akd_student))
     classes, palette = (dataset.metainfo[key] for key in ('classes', 'palette'))
-    figure = Figure(figsize=(10, 11.2), dpi=110, layout='constrained')
-    grid = figure.add_gridspec(5, 4, height_ratios=[1, 1, 1, 1, 0.5])
-    panels = np.array([[figure.add_subplot(grid[row, column]) for column in range(4)]
-                       for row in range(4)])
-    for scene, pictures, maps in zip(scenes, panels[::2], panels[1::2], strict=True):
-        _draw_pictures(pictures, scene, np.array(palette) / 255)
-        _draw_maps(maps, scene.maps, classes)
-    bars = figure.add_subplot(grid[4, :])
-    shown = {scene.maps.most_varied_channel() for scene in scenes}
-    sigma: Any = scenes[0].maps.sigma  # its loss has an AvatarVariance
-    draw_sigma(bars, sigma, shown, classes if len(classes) == len(sigma) else None)
-    bars.set_title(r'$\sigma$ of each channel; black: shown above', fontsize=10)
+    figure = Figure(figsize=(10, 5.6), dpi=110, layout='constrained')
+    pictures, maps = figure.subplots(2, 4)
+    _draw_pictures(pictures, scene, np.array(palette) / 255)
+    _draw_maps(maps, scene.maps, classes)
     handles = [Patch(facecolor='#{:02x}{:02x}{:02x}'.format(*colour), edgecolor='gray', label=name)
                for name, colour in zip(classes, palette, strict=True)]
     figure.legend(handles=handles, loc='outside upper center', ncols=len(handles), frameon=False)
@@ -100,16 +90,15 @@ def _load(cfg: Config, checkpoint: Path) -> Any:
 
 
 @torch.no_grad()
-def _scenes(dataset: Any, student: Any, akd_student: Any) -> Iterable[Scene]:
+def _scene(dataset: Any, student: Any, akd_student: Any) -> Scene:
     task = next(iter(akd_student.distiller))
-    for index in IMAGES:
-        truth = dataset[index]['data_samples']
-        # The steps change their batch, so each gets its own.
-        batches = [pseudo_collate([dataset[index]]) for _ in range(3)]
-        yield Scene(
-            mmcv.imread(truth.img_path, channel_order='rgb'), truth,
-            student.test_step(batches[0])[0], akd_student.test_step(batches[1])[0],
-            read_avatar_maps(akd_student, batches[2], task))
+    truth = dataset[IMAGE]['data_samples']
+    # The steps change their batch, so each gets its own.
+    batches = [pseudo_collate([dataset[IMAGE]]) for _ in range(3)]
+    return Scene(
+        mmcv.imread(truth.img_path, channel_order='rgb'), truth,
+        student.test_step(batches[0])[0], akd_student.test_step(batches[1])[0],
+        read_avatar_maps(akd_student, batches[2], task))
 
 
 def _draw_pictures(panels: np.ndarray, scene: Scene, palette: np.ndarray) -> None:

@@ -113,6 +113,10 @@ class Cell:
         cfg.experiment_name = self.work_dir.name
         return cfg
 
+    def measure(self, runner: Any) -> dict[str, Any]:
+        """Measure what its result tells besides, when the Runner has trained and tested."""
+        return {}
+
     def _compared(self) -> tuple[Config, str]:
         return _compared_config(self.data, self.task, self.arm, self.setting, self.place)
 

@@ -5,7 +5,7 @@ from trials.arms import ARMS, BASES
 from trials.cells import TEACHER, Cell, Place, Setting
 from trials.comparison import Comparison, compare, correct_by_holm, judge
 from trials.plan import read_settings
-from trials.results import Results
+from trials.results import WHY, Results
 from trials.tasks import DATA, TASKS
 from trials.tuning import TUNING_SEEDS, Search
 
@@ -75,6 +75,7 @@ class Evidence:
         teachers (list[dict]): Results of the teachers.
         counted (list[dict]): All results of today's configs.
         outdated (list[dict]): The others.
+        explanations (list[dict]): Results of the measured trainings, of today's configs.
     """
 
     def __init__(self, results: Results) -> None:
@@ -83,6 +84,8 @@ class Evidence:
         self.outdated: list[dict[str, Any]] = []
         for record in results.read():
             (self.counted if self._counts(record) else self.outdated).append(record)
+        self.explanations = [record for record in results._replace(files=WHY).read()
+                             if self._counts(record)]
         self.teachers = [record for record in self.counted if record['arm'] == TEACHER]
         self.stages: dict[tuple[str, str], tuple[Stage, Stage]] = {}
         for record in self.counted:

@@ -84,6 +84,10 @@ class Plan:
         waiting = sum(not self._is_done(item) for item in self.items if item.seed is not None)
         return waiting + sum(cell.arm == 'teacher' or cell.seed in TUNING_SEEDS for cell in ready)
 
+    def unready(self) -> list[str]:
+        """List what must be done first by other commands: nothing."""
+        return []
+
     def _is_done(self, item: Item) -> bool:
         setting = self.setting(item)
         assert item.seed is not None

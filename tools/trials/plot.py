@@ -32,7 +32,6 @@ def plot(title: str, unit: str, screening: Stage, confirmation: Stage, path: Pat
     if not rows:
         return False
     figure = Figure(figsize=(8, 1.6 + 0.3 * len(rows)), layout='constrained')
-    FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     least = screening.least
     axes.axvspan(-least, least, color='0.93')
@@ -54,7 +53,12 @@ def plot(title: str, unit: str, screening: Stage, confirmation: Stage, path: Pat
           for name, (color, face) in zip(('screening', 'confirmation'), _STYLES)),
         Patch(color='0.93', label=f'less than is of interest ({least} {unit})')],
         loc='outside lower center', ncols=3, frameon=False, fontsize='small')
-    # The same results make the same file.
+    save(figure, path)
+    return True
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save a figure as SVG; the same results make the same file."""
+    FigureCanvasSVG(figure)
     with matplotlib.rc_context({'svg.hashsalt': 'study', 'svg.fonttype': 'none'}):
         figure.savefig(path, metadata=dict(Date=None))
-    return True

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 from markdown_it import MarkdownIt
 
@@ -13,6 +14,7 @@ from trials.cells import TEACHER
 from trials.comparison import Comparison, Estimate
 from trials.evidence import CONFIRMING, Evidence, Stage, plain_of
 from trials.plot import plot
+from trials.plot_why import plot_why, share
 from trials.tasks import TASKS
 from trials.tuning import TUNING_SEEDS
 
@@ -39,8 +41,10 @@ def write_report(evidence: Evidence, folder: Path) -> None:
     lines = ['# Does it help?', '',
              'Written by `python tools/study.py report` from the results in this folder.', '']
     lines += _answers(evidence)
+    lines += _headline(evidence)
     for (data, task), (screening, confirmation) in evidence.stages.items():
         lines += _place(evidence, data, task, screening, confirmation, folder)
+    lines += _why(evidence, folder)
     lines += _search(evidence)
     lines += _cost(evidence)
     text = '\n'.join(lines)
@@ -69,6 +73,23 @@ def _answers(evidence: Evidence) -> list[str]:
             f'least {CONFIRMING} fresh seeds; [the protocol](../study.md) was fixed before. '
             f'The least effect of interest is '
             f'{" or ".join(f"{task.least} {task.unit}" for task in TASKS.values())}.', '']
+
+
+def _headline(evidence: Evidence) -> list[str]:
+    """Compare what is confirmed in any case, on one line a data set and task."""
+    arms = 'plain', 'cwd', 'cwd-norm', 'akd-cwd'
+    rows = []
+    for (data, task), stages in evidence.stages.items():
+        stage = stages['akd-cwd' in stages[1].verdicts]
+        comparison = stage.compare('akd-cwd', 'cwd')
+        if comparison:
+            means = [f'{mean(values):.2f}' if (values := stage.values(arm).values()) else '-'
+                     for arm in arms]
+            rows.append([f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}', *means,
+                         _signed(comparison.difference),
+                         f'{comparison.n}, {"confirmed" if stage is stages[1] else "screened"}'])
+    return [*_rows(['data and task', *(ARMS[arm].title for arm in arms), 'AKD - CWD', 'seeds'],
+                   rows), ''] if rows else []
 
 
 def _answer(screening: Stage, confirmation: Stage, unit: str) -> str:
@@ -146,6 +167,63 @@ def _table(stage: Stage, unit: str, is_confirmed: bool) -> list[str]:
     return _rows([*names, 'p (Holm)', 'A is'] if is_confirmed else names, rows)
 
 
+def _why(evidence: Evidence, folder: Path) -> list[str]:
+    """Show what was measured in the headline pair, where both were."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for record in evidence.explanations:
+        place = record['data'], record['task'], record['seed']
+        found.setdefault(place, {})[record['arm']] = record
+    pairs = {place: [by_arm[arm] for arm in ('cwd', 'akd-cwd')]
+             for place, by_arm in sorted(found.items()) if len(by_arm) == 2}
+    if not pairs:
+        return []
+    rows = [[title, ARMS[record['arm']].title, _number(record['metric'], '.2f'),
+             _percent(mean(map(share, record['gradients']))),
+             *(_percent(_over_time(record, key)) for key in ('draws', 'batches')),
+             _percent(record['agreement']), _number(record['divergence'], '.2g')]
+            for place, pair in pairs.items() for title in [_title(*place)] for record in pair]
+    lines = ['## Why', '', 'Measured in one more training of CWD and of AKD on it; '
+             '[the protocol](../study.md#why) tells how.', '',
+             *_rows(['data, task, seed', 'arm', 'mIoU or AP', 'share of gradient',
+                     'variance over Avatars', 'over batches', 'agreement', 'KL'], rows), '']
+    for (data, task, seed), (base, akd) in pairs.items():
+        path = folder / f'why_{data}_{task}_{seed}.svg'
+        plot_why(base, akd, path)
+        lines += [f'### {_title(data, task, seed)}', '', f'![What was measured]({path.name})', '',
+                  *_sentences(akd), '']
+    return lines
+
+
+def _title(data: str, task: str, seed: int) -> str:
+    return f'{_DATA[data]}, {TASKS[task].title}, seed {seed}'
+
+
+def _sentences(record: dict[str, Any]) -> list[str]:
+    """Say what was measured in the training of AKD."""
+    first, last = (record['sigma'][index]['levels'] for index in (0, -1))
+    spreads = ', '.join(f'{max(level) / min(level):.2f}' for level in last)
+    moved = [abs(new / mean(news) / (old / mean(olds)) - 1)
+             for olds, news in zip(first, last) for old, new in zip(olds, news)]
+    unit = record['unit']
+    number = record['teacher'][-1]['num_avatars']
+    names = 'the teacher', 'one Avatar', f'the mean of {number} Avatars'
+    scores = '; '.join(f'{name} {row["metric"]:.2f}, {_number(row["nll"], ".4f")} and '
+                       f'{_number(row["ece"], ".4f")}'
+                       for name, row in zip(names, record['teacher']))
+    return [f'- The largest sigma of a level is {spreads} times the smallest. From the first to '
+            f"the last measurement, a channel's sigma, relative to the mean over channels, "
+            f'changes by {mean(moved):.0%} on average and by {max(moved):.0%} at most.',
+            "- The variance of the distillation's gradient, in per cent of its squared norm, is "
+            f'{_percent(_over_time(record, "draws"))} over draws of Avatars and '
+            f'{_percent(_over_time(record, "batches"))} over batches.',
+            f'- Without a student, {unit}, NLL and ECE: {scores}.']
+
+
+def _over_time(record: dict[str, Any], key: str) -> float | None:
+    values = [point[key] for point in record['gradients'] if point[key] is not None]
+    return mean(values) if values else None
+
+
 def _search(evidence: Evidence) -> list[str]:
     rows = []
     for (data, task, base), search in evidence.searches.items():
@@ -190,6 +268,14 @@ def _cost(evidence: Evidence) -> list[str]:
 
 def _rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f'| {" | ".join(cells)} |' for cells in (names, ['---'] * len(names), *rows)]
+
+
+def _number(value: float | None, form: str) -> str:
+    return '-' if value is None else f'{value:{form}}'
+
+
+def _percent(value: float | None) -> str:
+    return _number(value, '.1%')
 
 
 def _difference(comparison: Comparison | None) -> str:

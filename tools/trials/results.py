@@ -10,19 +10,25 @@ from typing import Any, NamedTuple
 from mmakd.utils.errors import ConfigError
 from trials.cells import Cell, Setting
 
+# The file of the measurements that explain the results.
+WHY = 'why.jsonl'
+
 
 class Results(NamedTuple):
-    """The folder of the results.
+    """The files of the results.
 
     Args:
-        folder (Path): Holds ``<data>_<task>.jsonl`` for each data set and task.
+        folder (Path): Their folder.
+        files (str): What they are called. Defaults to ``'{data}_{task}.jsonl'``, those of the
+            comparison.
     """
 
     folder: Path
+    files: str = '{data}_{task}.jsonl'
 
     def append(self, record: dict[str, Any]) -> None:
         """Append the result of a cell, whole, whoever else is appending."""
-        path = self.folder / f'{record["data"]}_{record["task"]}.jsonl'
+        path = self.folder / self.files.format_map(record)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open('ab+') as file, locked(file.fileno()):
             file.seek(0)
@@ -39,7 +45,7 @@ class Results(NamedTuple):
             ConfigError: If a file is damaged.
         """
         found = {}
-        for path in sorted(self.folder.glob('*.jsonl')):
+        for path in sorted(self.folder.glob(self.files.format(data='*', task='*'))):
             lines = path.read_text().splitlines()
             for number, line in enumerate(lines, 1):
                 try:

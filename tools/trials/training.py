@@ -69,12 +69,13 @@ def _train(cell: Cell, results: Results, commit: str, log: Path) -> None:
     # Of the whole training, since checkpoints keep them.
     times, losses = (runner.message_hub.get_scalar(f'train/{name}').data[0]
                      for name in ('time', 'loss'))
-    results.append(dict(
+    record = dict(
         data=cell.data, task=cell.task, arm=cell.arm, seed=cell.seed,
         setting=cell.setting and cell.setting._asdict(), metric=_number(metric),
         unit=task.unit, loss=_number(losses[-_LOSS_OVER:].mean()),
         seconds=round(float(times.sum()), 1), iters=len(times), config=cell.config_hash,
-        commit=commit, device=next(runner.model.parameters()).device.type, versions=versions()))
+        commit=commit, device=next(runner.model.parameters()).device.type, versions=versions())
+    results.append({**record, **cell.measure(runner)})
     if cell.arm != TEACHER:
         shutil.rmtree(cell.work_dir)
 

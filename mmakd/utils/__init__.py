@@ -1,0 +1,1 @@
+"""What serves all parts: checkpoints, configs, random streams, references, messages."""

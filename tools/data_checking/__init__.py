@@ -1,0 +1,1 @@
+"""The insides of tools/check_data.py."""
