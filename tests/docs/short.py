@@ -22,7 +22,9 @@ COUNT = 16, 8
 # Likewise what takes minutes and that these tests run.
 READ_ONLY = {
     'benchmark_speed.py': 'tests/tools/test_benchmark_speed.py',
+    'check_data.py': 'tests/tools/test_check_data.py',
     'gpu_check.py': 'tests/tools/test_gpu_check.py',
+    'study.py why': 'tests/tools/test_study.py',
 }
 
 
@@ -55,10 +57,10 @@ parse_args = argparse.ArgumentParser.parse_args
 def shorten(parser: argparse.ArgumentParser, *given: Any, **named: Any) -> argparse.Namespace:
     """Parse as ever, then leave most of the work out."""
     args = parse_args(parser, *given, **named)
-    name = Path(sys.argv[0]).name
+    name = ' '.join([Path(sys.argv[0]).name, *filter(None, [vars(args).get('command')])])
     if name == 'make_shapes.py':
         args.count = args.count or COUNT
-    elif name == 'study.py' and args.command != 'report':
+    elif name == 'study.py run':
         vars(args).update(arms=['plain'], task=['seg'], data=['shapes'], iters=2, seeds=[range(1)])
     elif 'training_script' in args and is_published(args.training_script_args[0]):
         # One process reads the command line.
