@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 
 from shapes.dataset import make_shapes
 from shapes.patchwork import PATCHWORK
+from tests import python_server
 
 ROOT = Path(__file__).parent.parent
 TOY = {'det': 'configs/det/toy/{}_retinanet_shapes.py',
@@ -147,15 +148,31 @@ def train() -> Callable[[Config], Runner]:
     return run
 
 
+@pytest.fixture(scope='session')
+def quick_python() -> Iterator[Path]:
+    """A Python for scripts that has imported what they need already."""
+    with python_server.quick_python() as python:
+        yield python
+
+
 @pytest.fixture
-def script(workspace: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run a command in the workspace; on failure show its output."""
+def script(workspace: Path, quick_python: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command in the workspace, without seconds of imports; on failure show its output."""
+    return partial(run_command, workspace, quick_python)
 
-    def run(*command: object, check: bool = True) -> subprocess.CompletedProcess:
-        env = dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable)
-        done = subprocess.run([str(part) for part in command], cwd=workspace, env=env, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert not check or done.returncode == 0, done.stdout[-5000:]
-        return done
 
-    return run
+@pytest.fixture
+def fresh_script(workspace: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command in the workspace as a user's shell would; on failure show its output."""
+    return partial(run_command, workspace, Path(sys.executable))
+
+
+def run_command(folder: Path, python: Path, *command: object, check: bool = True
+                ) -> subprocess.CompletedProcess:
+    """Run a command in a folder; ``sys.executable`` in it stands for any Python."""
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHON=str(python))
+    done = subprocess.run(
+        [str(python if part == sys.executable else part) for part in command], cwd=folder,
+        env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert not check or done.returncode == 0, done.stdout[-5000:]
+    return done

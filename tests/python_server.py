@@ -11,13 +11,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
 ROOT = Path(__file__).parents[1]
-IMPORTS = ['torch._dynamo', 'mmdet.apis', 'mmseg.apis', 'mmakd', 'mmakd.checks.preflight']
+# Not mmakd, which scripts and configs have to import.
+IMPORTS = 'torch._dynamo', 'mmdet.apis', 'mmseg.apis'
 # Hands its streams and its surroundings to the server, signals to the script, and its status back.
+# Killed, it takes the script with it.
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 server = socket.socket(socket.AF_UNIX)
@@ -35,21 +38,19 @@ sys.exit(status if status >= 0 else 128 - status)
 
 
 @contextmanager
-def quick_python(prelude: Path | None = None) -> Iterator[Path]:
+def quick_python() -> Iterator[Path]:
     """Start a server.
 
-    Args:
-        prelude (Path, optional): A script that runs ahead of each one. Defaults to None.
-
     Yields:
-        Path: The interpreter, which understands ``-u``, ``-m MODULE`` and a script.
+        Path: The interpreter, which understands ``-u``, ``-m MODULE`` and a script. It runs the
+            script that the environment variable ``PRELUDE`` names ahead of it.
     """
     with TemporaryDirectory() as folder:
         python, address = Path(folder, 'python'), str(Path(folder, 'socket'))
         python.write_text(CLIENT.format(python=sys.executable, address=address))
         python.chmod(0o755)
         server = subprocess.Popen(
-            [sys.executable, __file__, address, python, prelude or ''], stdout=subprocess.PIPE,
+            [sys.executable, __file__, address, python], stdout=subprocess.PIPE,
             env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)))
         with server:
             assert b'ready\n' in iter(server.stdout.readline, b''), 'the server has failed'
@@ -75,6 +76,10 @@ class Handler(socketserver.BaseRequestHandler):
         process = multiprocessing.get_context('fork').Process(target=run, args=(argv, ))
         process.start()
         self.request.sendall(b'%d\n' % process.pid)
+        # A client that is gone was killed.
+        if process.sentinel not in wait([process.sentinel, self.request]):
+            process.kill()
+            return
         process.join()
         self.request.sendall(b'%d\n' % process.exitcode)
 
@@ -83,17 +88,16 @@ def run(argv: list[str]) -> None:
     """Do as Python would with the command line."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout.reconfigure(line_buffering=True)
-    _, _, python, prelude = sys.argv
-    sys.executable, sys.orig_argv = python, argv
-    sys.path[:0] = os.environ.get('PYTHONPATH', '').split(os.pathsep)
+    sys.executable, sys.orig_argv = sys.argv[2], argv
+    sys.path[:0] = filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))
     sys.argv = [part for part in argv[1:] if part != '-u']
     is_module = sys.argv[0] == '-m'
     if is_module:
         del sys.argv[0]
     name = sys.argv[0] if is_module else os.path.abspath(sys.argv[0])
     sys.path.insert(0, os.getcwd() if is_module else os.path.dirname(name))
-    if prelude:
-        runpy.run_path(prelude)
+    if 'PRELUDE' in os.environ:
+        runpy.run_path(os.environ['PRELUDE'])
     if is_module:
         runpy.run_module(name, run_name='__main__', alter_sys=True)
     else:

@@ -11,8 +11,6 @@ from unittest import mock
 import pytest
 import torch
 
-from tests.python_server import quick_python
-
 from .blocks import CODE, COMMANDS, PAGES, README, ROOT, find_blocks
 
 # Programs that set up a machine, reach the network or show a page, and what is done in their
@@ -38,7 +36,7 @@ MY_STUDENT = "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'\n"
 
 
 @pytest.fixture(scope='session')
-def programs(tmp_path_factory):
+def programs(tmp_path_factory, quick_python):
     """The folder of all programs that a page may call."""
     folder = tmp_path_factory.mktemp('programs') / 'bin'
     folder.mkdir()
@@ -47,9 +45,8 @@ def programs(tmp_path_factory):
         (folder / name).chmod(0o755)
     for name in HARMLESS:
         (folder / name).symlink_to(shutil.which(name))
-    with quick_python(Path(__file__).with_name('short.py')) as python:
-        (folder / 'python').symlink_to(python)
-        yield folder
+    (folder / 'python').symlink_to(quick_python)
+    return folder
 
 
 @pytest.fixture(scope='session')
@@ -70,7 +67,8 @@ def follow(programs, tmp_path_factory):
             free.bind(('127.0.0.1', 0))
             port = str(free.getsockname()[1])
         env = dict(PATH=str(programs), HOME=str(folder), VIRTUAL_ENV=str(programs.parent),
-                   PORT=port, OMP_NUM_THREADS='1', TORCH_HOME=str(programs.parent / 'cache'))
+                   PORT=port, OMP_NUM_THREADS='1', TORCH_HOME=str(programs.parent / 'cache'),
+                   PRELUDE=str(Path(__file__).with_name('short.py')))
         done = subprocess.run(
             [programs / 'bash', '-euxc', BEGINNING + make_session(page, folder)], cwd=folder,
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)

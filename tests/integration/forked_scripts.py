@@ -81,4 +81,6 @@ def _run(path: str, arguments: list[str], gloo: bool, output: str, env: dict[str
         torch.distributed.init_process_group('gloo')
     sys.argv = [path, *arguments]
     sys.path.insert(0, os.path.dirname(path))
-    runpy.run_path(path, run_name='__main__')
+    # As _unformatted_configs of conftest.py.
+    with mock.patch('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True)):
+        runpy.run_path(path, run_name='__main__')

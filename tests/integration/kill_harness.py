@@ -3,7 +3,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -45,12 +44,14 @@ class KillHarness:
 
     Args:
         folder (Path): Where it runs; holds ``data``.
+        python (Path): The interpreter that trains.
         teacher (Path): The teacher's checkpoint.
         iters (int): Length of the training.
     """
 
-    def __init__(self, folder, teacher, iters):
+    def __init__(self, folder, python, teacher, iters):
         self.folder = folder
+        self.python = python
         self.work_dir = folder / 'run'
         (folder / 'slow_disk.py').write_text(SLOW_DISK)
         base = ROOT / 'configs/seg/toy/akd-cwd_pspnet_shapes.py'
@@ -62,7 +63,7 @@ class KillHarness:
 
     def start(self, work_dir='run'):
         env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=f'{self.folder}:{ROOT}')
-        command = [sys.executable, ROOT / 'tools/train.py', self.config, '--work-dir', work_dir,
+        command = [self.python, ROOT / 'tools/train.py', self.config, '--work-dir', work_dir,
                    '--resume']
         with open(self.folder / 'log.txt', 'a') as log:
             return subprocess.Popen([str(part) for part in command], cwd=self.folder, env=env,

@@ -79,7 +79,7 @@ def server(files):
 
 
 @pytest.fixture
-def launch(server, files, workspace, script, monkeypatch, free_port):
+def launch(server, files, workspace, fresh_script, monkeypatch, free_port):
     """Train in two processes, with an mmdet that ships one config, and the metafile beside it."""
     package, installed = workspace / 'site' / 'mmdet', Path(find_spec('mmdet').origin).parent
     configs = package / '.mim' / 'configs' / 'shapes'
@@ -101,7 +101,8 @@ def launch(server, files, workspace, script, monkeypatch, free_port):
     monkeypatch.setenv('PORT', free_port)
 
     def run(*options):
-        return script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, *options, check=False)
+        return fresh_script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, *options,
+                            check=False)
 
     return run
 

@@ -28,7 +28,7 @@ HOOK = """
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])
-def test_ranks_agree(task, workspace, script, monkeypatch, free_port):
+def test_ranks_agree(task, workspace, fresh_script, monkeypatch, free_port):
     (workspace / 'dump_state.py').write_text(textwrap.dedent(HOOK))
     (workspace / 'config.py').write_text(textwrap.dedent(f"""
         _base_ = '{ROOT}/configs/{task}/toy/{CONFIG[task]}.py'
@@ -41,7 +41,7 @@ def test_ranks_agree(task, workspace, script, monkeypatch, free_port):
     monkeypatch.setenv('PORT', free_port)
     short = (['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'] if task == 'det' else
              ['train_cfg.max_iters=1', 'train_cfg.val_interval=1'])
-    script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, '--cfg-options', *short)
+    fresh_script('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, '--cfg-options', *short)
 
     first, second = (torch.load(f'rank{rank}.pth') for rank in range(2))
     assert torch.load('data0.pth') != torch.load('data1.pth')

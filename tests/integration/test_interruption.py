@@ -14,11 +14,11 @@ TRAIN = [sys.executable, str(ROOT / 'tools/train.py'),
          'default_hooks.logger.interval=1', 'train_dataloader.batch_size=4']
 
 
-def test_kill_and_resume(workspace, script):
+def test_kill_and_resume(workspace, quick_python, script):
     command = [*TRAIN, 'train_cfg.max_iters=1000', 'train_cfg.val_interval=1000']
     env = dict(os.environ, OMP_NUM_THREADS='1')
-    process = subprocess.Popen(command, env=env, cwd=workspace, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([quick_python, *command[1:]], env=env, cwd=workspace,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         pointer = workspace / 'run' / 'last_checkpoint'
         deadline = time.monotonic() + 120

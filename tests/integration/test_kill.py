@@ -11,9 +11,9 @@ TIERS = [pytest.param(3, 30, id='3'),
 
 
 @pytest.mark.parametrize('kills, iters', TIERS)
-def test_kills(kills, iters, workspace, model, tell):
+def test_kills(kills, iters, workspace, quick_python, model, tell):
     torch.save(model('seg', 'teacher').state_dict(), workspace / 'teacher.pth')
-    harness = KillHarness(workspace, workspace / 'teacher.pth', iters)
+    harness = KillHarness(workspace, quick_python, workspace / 'teacher.pth', iters)
     state = harness.run(kills)
     expected = harness.finish('uninterrupted')
     assert sum(harness.killed.values()) == kills

@@ -32,9 +32,9 @@ PAGE = 'Before.\n<!-- results: begin -->\nold\n<!-- results: end -->\nBehind.\n'
 FILES = ['--report', 'page.md', '--out', 'out', '--work-dir', 'work']
 
 
-def rehearse(folder, *options):
+def rehearse(python, folder, *options):
     (folder / 'page.md').write_text(PAGE)
-    done = run([sys.executable, TOOL, '--device', 'cpu', '--quick', *options, *FILES], cwd=folder,
+    done = run([python, TOOL, '--device', 'cpu', '--quick', *options, *FILES], cwd=folder,
                text=True, stdout=PIPE, stderr=STDOUT, env=dict(os.environ, OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stdout[-5000:]
 
@@ -53,9 +53,9 @@ def call(monkeypatch, capsys):
 
 
 @pytest.fixture(scope='module')
-def rehearsed(tmp_path_factory):
+def rehearsed(tmp_path_factory, quick_python):
     folder = tmp_path_factory.mktemp('rehearsal')
-    rehearse(folder, '--steps', *CHOSEN)
+    rehearse(quick_python, folder, '--steps', *CHOSEN)
     return folder
 
 
@@ -93,8 +93,8 @@ def test_what_has_finished_is_not_run_again(rehearsed, tmp_path, call):
 
 
 @pytest.mark.slow
-def test_all_steps(tmp_path):
-    rehearse(tmp_path)
+def test_all_steps(tmp_path, quick_python):
+    rehearse(quick_python, tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
