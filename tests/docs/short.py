@@ -22,7 +22,6 @@ COUNT = 16, 8
 # Likewise what takes minutes and that these tests run.
 READ_ONLY = {
     'benchmark_speed.py': 'tests/tools/test_benchmark_speed.py',
-    'check_data.py': 'tests/tools/test_check_data.py',
     'gpu_check.py': 'tests/tools/test_gpu_check.py',
     'study.py why': 'tests/tools/test_study.py',
 }
@@ -67,7 +66,8 @@ def shorten(parser: argparse.ArgumentParser, *given: Any, **named: Any) -> argpa
         sys.argv = [args.training_script, *args.training_script_args]
         runpy.run_path(args.training_script, run_name='__main__')
         sys.exit()
-    if name in READ_ONLY or any(map(is_published, configs_of(args))):
+    if name in READ_ONLY or vars(args).get('data') in ABSENT or any(
+            map(is_published, configs_of(args))):
         for config in configs_of(args):
             Config.fromfile(config).merge_from_dict(vars(args).get('cfg_options') or {})
         sys.exit()
