@@ -113,8 +113,14 @@ def serve(address: str) -> None:
     gc.freeze()
     sys.path.remove(str(Path(__file__).parent))
 
+    tests = os.getppid()
+
     class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-        pass
+
+        def service_actions(self) -> None:
+            super().service_actions()
+            if os.getppid() != tests:  # they were killed
+                sys.exit()
 
     # As _unformatted_configs of conftest.py.
     with mock.patch('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, True)), \
