@@ -145,7 +145,7 @@ def make_package(installed, package):
                 (target / part.name).symlink_to(part)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def shipped(tmp_path_factory):
     """A mmdet and a mmseg that ship a teacher of each kind, and the server of their weights."""
     site, weights = tmp_path_factory.mktemp('site'), tmp_path_factory.mktemp('weights')
