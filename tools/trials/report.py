@@ -76,15 +76,16 @@ def _answers(evidence: Evidence) -> list[str]:
 
 
 def _headline(evidence: Evidence) -> list[str]:
-    """Compare what is confirmed in any case, on one line a data set and task."""
+    """Compare what is confirmed in any case, on one line a data set and task, by common seeds."""
     arms = 'plain', 'cwd', 'cwd-norm', 'akd-cwd'
     rows = []
     for (data, task), stages in evidence.stages.items():
         stage = stages['akd-cwd' in stages[1].verdicts]
         comparison = stage.compare('akd-cwd', 'cwd')
         if comparison:
-            means = [f'{mean(values):.2f}' if (values := stage.values(arm).values()) else '-'
-                     for arm in arms]
+            seeds = stage.values('akd-cwd').keys() & stage.values('cwd').keys()
+            means = [f'{mean(values[seed] for seed in seeds):.2f}'
+                     if seeds <= (values := stage.values(arm)).keys() else '-' for arm in arms]
             rows.append([f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}', *means,
                          _signed(comparison.difference),
                          f'{comparison.n}, {"confirmed" if stage is stages[1] else "screened"}'])
