@@ -37,7 +37,16 @@ def find_measured_module(student: Any, at: str | None) -> str:
 
 
 def measure_gradient(loss: Tensor, weights: Sequence[Tensor]) -> Tensor | None:
-    """Compute the gradient as one vector, averaged over ranks; None if there is none."""
+    """Compute the gradient as one vector, averaged over ranks.
+
+    Args:
+        loss (Tensor): A scalar, whose graph is kept.
+        weights (Sequence[Tensor]): With respect to what.
+
+    Returns:
+        Tensor | None: In float32; None if none of the weights has a gradient on any rank, though
+        the loss is not zero.
+    """
     with torch.autocast(loss.device.type, enabled=False):  # it is for forward passes only
         parts = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     # A loss of zero does not tell: a step that is skipped has no gradient anywhere.
