@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument('--data-root', type=Path, default=Path('data'),
                              help='their folder (default: %(default)s)')
         command.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'),
-                             help='folder of teachers and of trainings in progress '
+                             help='folder of trainings in progress '
                              '(default: %(default)s)')
         command.add_argument('--device', choices=['cpu', 'cuda'], default='cpu',
                              help='cuda: the first one of CUDA_VISIBLE_DEVICES '
@@ -84,7 +84,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     report = commands.add_parser('report', help='write the page of results')
     for command in run, tune, why, report:
         command.add_argument('--out', type=Path, default=Path('docs/study'),
-                             help='folder of the results (default: %(default)s)')
+                             help='folder of the results and of the teachers '
+                             '(default: %(default)s)')
     args = parser.parse_args(argv)
     if args.command != 'report' and args.iters is not None and args.iters < 1:
         parser.error('--iters must be at least 1')
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == 'run':
         part, number = args.shard
         items = items[part - 1::number]
-    place = Place(args.data_root, args.work_dir, args.iters)
+    place = Place(args.data_root, args.work_dir, args.iters, args.out / 'teachers')
     if args.command == 'why':
         plan: Plan = Explanations(items, results._replace(files=WHY), place)
     else:

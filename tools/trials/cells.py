@@ -36,14 +36,16 @@ class Place(NamedTuple):
     Args:
         data (Path, optional): The folder of the data sets; None to know results by their hash
             alone, those of the data as drawn by default. Defaults to ``data``.
-        work (Path): The folder of teachers, claims and unfinished trainings.
+        work (Path): The folder of claims, of unfinished trainings and of what teachers predict.
         iters (int, optional): Iterations of every training in a rehearsal. Defaults to None, those
             of the study.
+        teachers (Path): The folder of the teachers' weights, which belong to the results.
     """
 
     data: Path | None = Path('data')
     work: Path = Path('work_dirs/study')
     iters: int | None = None
+    teachers: Path = Path('docs/study/teachers')
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Cell:
 
     @property
     def teachers(self) -> list['Cell']:
-        """list[Cell]: The trainings whose checkpoints it needs."""
+        """list[Cell]: The trainings whose weights it needs."""
         return [Cell(self.data, self.task, TEACHER, seed, place=self.place)
                 for seed in range(_num_teachers(self.arm))]
 
@@ -91,9 +93,10 @@ class Cell:
             f'{self.arm}{setting}_{self.seed}_{self.config_hash}')
 
     @property
-    def checkpoint(self) -> Path:
-        """Path: The last checkpoint."""
-        return self.work_dir / f'iter_{self._compared()[0].train_cfg.max_iters}.pth'
+    def weights(self) -> Path:
+        """Path: Where the weights of a teacher are kept."""
+        return self.place.teachers / (
+            f'{self.data}_{self.task}_{self.seed}_{self.config_hash}.pth')
 
     def config(self) -> Config:
         """Build the config of the training.
@@ -102,11 +105,14 @@ class Cell:
             ConfigError: If the data set is not there.
         """
         cfg = copy.deepcopy(self._compared()[0])
-        checkpoints = [str(teacher.checkpoint) for teacher in self.teachers]
-        if len(checkpoints) == 1:
-            cfg.model.teacher_ckpt = checkpoints[0]
-        for index, checkpoint in enumerate(checkpoints[1:] and checkpoints):
-            cfg.model.teacher[_name(index)].ckpt = checkpoint
+        weights = [str(teacher.weights) for teacher in self.teachers]
+        if weights:
+            cfg.default_hooks.teacher_maps = dict(
+                type='TeacherMapsHook', folder=str(self.place.work))
+        if len(weights) == 1:
+            cfg.model.teacher_ckpt = weights[0]
+        for index, path in enumerate(weights[1:] and weights):
+            cfg.model.teacher[_name(index)].ckpt = path
         _set_data_root(cfg, f'{self.place.data}/{self.data}/')
         cfg.randomness = dict(seed=self.seed)
         cfg.work_dir = str(self.work_dir)

@@ -243,4 +243,4 @@ class Explanations(Plan):
             return None
         assert item.seed is not None
         cell = MeasuredCell(item.data, item.task, item.arm, item.seed, setting, self.place)
-        return cell if all(part.checkpoint.is_file() for part in cell.teachers) else None
+        return cell if all(part.weights.is_file() for part in cell.teachers) else None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mmakd.hooks.atomic_checkpoint_hook import AtomicLocalBackend
 from trials.arms import ARMS, BASES, HEADLINE, REGIMES, REST
-from trials.cells import Cell, Place, Setting
+from trials.cells import TEACHER, Cell, Place, Setting
 from trials.results import Results, cell_key, key
 from trials.tuning import TUNING_SEEDS, Search
 
@@ -64,10 +64,10 @@ class Plan:
         return self._finished[cell_key(cell)]
 
     def is_finished(self, cell: Cell) -> bool:
-        """Tell whether a cell has a result, of today's config, and a teacher its checkpoint."""
+        """Tell whether a cell has a result, of today's config, and a teacher its weights."""
         record = self._finished.get(cell_key(cell))
         return record is not None and record['config'] == cell.config_hash and (
-            cell.arm != 'teacher' or cell.checkpoint.is_file())
+            cell.arm != TEACHER or cell.weights.is_file())
 
     def cells(self) -> Iterator[Cell]:
         """Iterate over the cells that are ready and not finished, in order, each once."""
@@ -82,7 +82,7 @@ class Plan:
         """Count the cells that are known to be missing, ready or not."""
         ready = set(self.cells())
         waiting = sum(not self._is_done(item) for item in self.items if item.seed is not None)
-        return waiting + sum(cell.arm == 'teacher' or cell.seed in TUNING_SEEDS for cell in ready)
+        return waiting + sum(cell.arm == TEACHER or cell.seed in TUNING_SEEDS for cell in ready)
 
     def unready(self) -> list[str]:
         """List what must be done first by other commands: nothing."""

@@ -15,6 +15,7 @@ from mmakd.utils.cli import build_runner, last_checkpoint
 from trials.cells import TEACHER, Cell
 from trials.results import Results
 from trials.tasks import ROOT, TASKS
+from trials.teacher_maps import fingerprint, save_whole
 
 # Imported before the first fork, so that a cell does not wait for it.
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmakd')
@@ -75,9 +76,12 @@ def _train(cell: Cell, results: Results, commit: str, log: Path) -> None:
         unit=task.unit, loss=_number(losses[-_LOSS_OVER:].mean()),
         seconds=round(float(times.sum()), 1), iters=len(times), config=cell.config_hash,
         commit=commit, device=next(runner.model.parameters()).device.type, versions=versions())
+    if cell.arm == TEACHER:
+        save_whole(dict(state_dict=runner.model.state_dict()), cell.weights)
+    elif cell.teachers:
+        record['teachers'] = [fingerprint(teacher.weights) for teacher in cell.teachers]
     results.append({**record, **cell.measure(runner)})
-    if cell.arm != TEACHER:
-        shutil.rmtree(cell.work_dir)
+    shutil.rmtree(cell.work_dir)
 
 
 def _number(value: float) -> float | None:
