@@ -36,6 +36,7 @@ from trials.report import write_report
 from trials.results import WHY, Results
 from trials.schedule import train_all
 from trials.tasks import DATA, DRAWN, TASKS
+from trials.teacher_maps import fingerprint
 from trials.training import prepare
 from trials.tuning import TUNING_SEEDS, Search
 
@@ -97,9 +98,12 @@ def test_trains_what_is_missing(run, workspace):
                              for found in (again, first))):
         assert (line['metric'], line['loss'], line['config']) == (
             other['metric'], other['loss'], other['config'])
-    # Only teachers' checkpoints are kept.
-    assert {path.parent.name.split('_')[0] for path in workspace.rglob('out/**/*.pth')} == {
-        'teacher'}
+    # A result names the weights that it learned from, the only ones that are kept.
+    weights = {fingerprint(path): path.name for path in Path('out/teachers').iterdir()}
+    assert [(line['task'], weights[line['teachers'][0]].split('_')[1]) for line in again
+            if line['arm'] == 'cwd-tau4'] == [(task, task) for task in TASKS]
+    assert all('teachers' not in line for line in again if line['arm'] != 'cwd-tau4')
+    assert not list(workspace.rglob('out/work/**/iter_*.pth'))
 
 
 def test_goes_on_after_a_kill(run, monkeypatch):

@@ -183,7 +183,8 @@ def _manifest(data: str, task: str, place: Place) -> dict[str, Any]:
 
 def _toy_config(data: str, task_name: str, role: str) -> Config:
     task = TASKS[task_name]
-    cfg = Config.fromfile(ROOT / task.config.format(role))
+    # A Runner shows its config three times; to format it takes a cell four seconds.
+    cfg = Config.fromfile(ROOT / task.config.format(role), format_python_code=False)
     if role == 'teacher':
         cfg.merge_from_dict(task.teacher)
     if DATA[data]:

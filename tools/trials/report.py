@@ -254,7 +254,12 @@ def _cost(evidence: Evidence) -> list[str]:
                                      record['versions'].items()) + f' on {record["device"]}'
                            for record in evidence.counted)
         commits = Counter(record['commit'] for record in evidence.counted)
+        teachers = Counter(
+            f'{_DATA[record["data"]]}, {TASKS[record["task"]].title}: taught by '
+            f'{" and ".join(record.get("teachers", ["a teacher that was not kept"]))}'
+            for record in evidence.counted if record['setting'])
         lines += [f'- {text}: {number} cells' for text, number in versions.items()]
+        lines += [f'- {text}: {number} cells' for text, number in sorted(teachers.items())]
         lines += [f'- commit {text}: {number} cells' for text, number in commits.items()]
         lines += ['']
     else:
