@@ -25,7 +25,7 @@ class TeacherMaps(NamedTuple):
     """Maps of one tap, of all training images as they are and flipped.
 
     Args:
-        rows (dict[tuple[str, bool], int]): Row of an image, by file name and whether it is flipped.
+        rows (dict[tuple[str, bool], int]): Row of an image, by file name and whether flipped.
         levels (list[Tensor]): One tensor (number of rows, C, H, W) for each map.
     """
 
@@ -56,7 +56,8 @@ class TeacherMapsHook(Hook):
                 teacher.run = partial(look_up, teacher, found)
 
     def _read(self, runner: Runner, teacher: Teacher, pair: TapPair) -> TeacherMaps:
-        path = self.folder / f'maps_{fingerprint(Path(teacher.checkpoint))}_{pair.teacher}.pth'
+        weights = fingerprint(Path(teacher.checkpoint or ''))
+        path = self.folder / f'maps_{weights}_{pair.teacher}.pth'
         with path.with_suffix('.lock').open('a') as lock, locked(lock.fileno()):
             if not path.exists():
                 with preserve_rng():
