@@ -183,8 +183,10 @@ def _manifest(data: str, task: str, place: Place) -> dict[str, Any]:
 
 def _toy_config(data: str, task_name: str, role: str) -> Config:
     task = TASKS[task_name]
-    # A Runner shows its config three times; to format it takes a cell four seconds.
-    cfg = Config.fromfile(ROOT / task.config.format(role), format_python_code=False)
+    # A Runner shows its config three times; to format it takes a cell four seconds. (fromfile drops
+    # the argument.)
+    cfg = Config(Config.fromfile(ROOT / task.config.format(role)).to_dict(),
+                 format_python_code=False)
     if role == 'teacher':
         cfg.merge_from_dict(task.teacher)
     if DATA[data]:

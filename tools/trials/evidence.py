@@ -1,7 +1,8 @@
 """What the results are evidence of: which cell counts, and for what."""
+from statistics import mean
 from typing import Any, NamedTuple
 
-from trials.arms import ARMS, BASES
+from trials.arms import ARMS, BASES, REGIMES
 from trials.cells import TEACHER, Cell, Place, Setting
 from trials.comparison import Comparison, compare, correct_by_holm, judge
 from trials.plan import read_settings
@@ -59,6 +60,12 @@ class Stage:
     def arms(self) -> list[str]:
         """List the arms that there are results of, in the order of the study."""
         return [arm for arm in ARMS if arm in self.records]
+
+    def best(self) -> str | None:
+        """Find the arm with the highest mean among the proven ones, if there are any."""
+        proven = [arm for arm, verdict in self.verdicts.items()
+                  if verdict.words.startswith('better') and arm not in REGIMES]
+        return max(proven, key=lambda arm: mean(self.values(arm).values()), default=None)
 
 
 class Evidence:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from trials.arms import ARMS, REGIMES
+from trials.arms import ARMS
 from trials.cells import TEACHER
 from trials.comparison import Comparison, Estimate
 from trials.evidence import CONFIRMING, Evidence, Stage, plain_of
@@ -109,11 +109,9 @@ def _answer(screening: Stage, confirmation: Stage, unit: str) -> str:
 
 
 def _best(stage: Stage, unit: str) -> str:
-    proven = [arm for arm, verdict in stage.verdicts.items()
-              if verdict.words.startswith('better') and arm not in REGIMES]
-    if not proven:
+    best = stage.best()
+    if best is None:
         return 'none.' if stage.verdicts else 'not known yet.'
-    best = max(proven, key=lambda arm: mean(stage.values(arm).values()))
     other = str(ARMS[best].against)
     comparison = stage.compare(best, other)
     assert comparison is not None
