@@ -183,8 +183,8 @@ def _manifest(data: str, task: str, place: Place) -> dict[str, Any]:
 
 def _toy_config(data: str, task_name: str, role: str) -> Config:
     task = TASKS[task_name]
-    # A Runner shows its config three times; to format it takes a cell four seconds. (fromfile drops
-    # the argument.)
+    # A Runner shows its config three times, and each takes more than a second to format. The
+    # argument of fromfile has no effect.
     cfg = Config(Config.fromfile(ROOT / task.config.format(role)).to_dict(),
                  format_python_code=False)
     if role == 'teacher':
