@@ -35,7 +35,8 @@ class Arm(NamedTuple):
             {}: the base as it is.
         upstream (bool): Whether the Avatars are made at the input of the tapped module, not at
             its output. Defaults to False.
-        teachers (int): Number of teachers that share the weight of the loss. Defaults to 1.
+        teachers (range): Seeds of the teachers, which share the weight of the loss. Defaults to
+            that of the first.
         tau (float, optional): A fixed temperature at the starting weight, instead of the chosen
             setting. Defaults to None.
         changes (dict): Overrides of the config, by dotted key. Defaults to {}.
@@ -52,7 +53,7 @@ class Arm(NamedTuple):
     base: str | None = None
     loss: dict[str, Any] = {}
     upstream: bool = False
-    teachers: int = 1
+    teachers: range = range(1)
     tau: float | None = None
     changes: dict[str, Any] = {}
     length: float = 1
@@ -119,6 +120,9 @@ HEADLINE = {
 REGIMES = {
     **_regime('tenth', 'a tenth of the images', images=0.1),
     **_regime('long', 'three times the schedule', length=3),
+    'cwd-other': Arm('CWD, another teacher', 'cwd', teachers=range(1, 2)),
+    'akd-cwd-other': Arm('AKD on CWD, another teacher', 'cwd', _BOTH, teachers=range(1, 2),
+                         against='cwd-other'),
 }
 REST = {
     'plain-time': Arm('plain, as long as CWD in seconds', same_time=True),
@@ -143,7 +147,7 @@ REST = {
                            uncertainty=dict(type='AvatarVariance', rescale=None)),
     'akd-cwd-released': Arm('released code: normalised CWD with Avatars', 'cwd-norm',
                             dict(perturb=True, perturbation=_ZERO), against='cwd-norm'),
-    'two-teachers': Arm('CWD, two teachers', 'cwd', teachers=2, against='cwd'),
+    'two-teachers': Arm('CWD, two teachers', 'cwd', teachers=range(2), against='cwd'),
     'akd-cwd-k2': _cwd('K = 2', num_avatars=2),
     'akd-cwd-k4': _cwd('K = 4', num_avatars=4),
     'akd-cwd-p05': _cwd('drop rate 0.05',

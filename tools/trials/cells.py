@@ -77,8 +77,9 @@ class Cell:
     @property
     def teachers(self) -> list['Cell']:
         """list[Cell]: The trainings whose weights it needs."""
+        arm = _arm(self.arm)
         return [Cell(self.data, self.task, TEACHER, seed, place=self.place)
-                for seed in range(_num_teachers(self.arm))]
+                for seed in (arm.teachers if arm.base else ())]
 
     @property
     def config_hash(self) -> str:
@@ -159,10 +160,6 @@ def _arm(name: str) -> Arm:
     return Arm(name) if name == TEACHER else ARMS.get(name) or Arm(name, name)
 
 
-def _num_teachers(arm: str) -> int:
-    return _arm(arm).teachers if _arm(arm).base else 0
-
-
 def _name(teacher: int) -> str:
     return 'ab'[teacher]
 
@@ -229,7 +226,7 @@ def _set_data_root(cfg: Config, folder: str) -> None:
 def _distiller(student: dict, data: str, task_name: str, arm: Arm, setting: Setting) -> dict:
     task, base = TASKS[task_name], BASES[arm.base or '']
     criterion = dict(base.criterion, **({'tau': setting.tau} if setting.tau else {}))
-    weight = setting.loss_weight / arm.teachers
+    weight = setting.loss_weight / len(arm.teachers)
     extra = {**base.loss, **arm.loss}
     loss = dict(type='UncertaintyFeatureLoss', criterion=criterion, loss_weight=weight, **extra
                 ) if extra else dict(criterion, loss_weight=weight)
@@ -237,8 +234,8 @@ def _distiller(student: dict, data: str, task_name: str, arm: Arm, setting: Sett
     distill = dict(tap=tap, loss=loss, **(dict(perturb_at=tap) if arm.upstream else {}))
     teacher = _toy_config(data, task_name, 'teacher').model
     model = dict(type='AvatarDistiller', student=student)
-    if arm.teachers == 1:
+    if len(arm.teachers) == 1:
         return dict(model, teacher=teacher, teacher_ckpt=None, distill={task.layout: distill})
-    names = [_name(index) for index in range(arm.teachers)]
+    names = [_name(index) for index in range(len(arm.teachers))]
     return dict(model, teacher={name: dict(cfg=teacher, ckpt=None) for name in names},
                 distill={name: dict(distill, teacher=name) for name in names})

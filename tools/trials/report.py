@@ -86,11 +86,12 @@ def _headline(evidence: Evidence) -> list[str]:
             seeds = stage.values('akd-cwd').keys() & stage.values('cwd').keys()
             means = [f'{mean(values[seed] for seed in seeds):.2f}'
                      if seeds <= (values := stage.values(arm)).keys() else '-' for arm in arms]
+            verdict = stage.verdicts.get('akd-cwd')
             rows.append([f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}', *means,
-                         _signed(comparison.difference),
-                         f'{comparison.n}, {"confirmed" if stage is stages[1] else "screened"}'])
-    return [*_rows(['data and task', *(ARMS[arm].title for arm in arms), 'AKD - CWD', 'seeds'],
-                   rows), ''] if rows else []
+                         _signed(comparison.difference), verdict.words if verdict else 'not known',
+                         f'{comparison.n}, {"confirmed" if verdict else "screened"}'])
+    return [*_rows(['data and task', *(ARMS[arm].title for arm in arms), 'AKD - CWD', 'AKD is',
+                    'seeds'], rows), ''] if rows else []
 
 
 def _answer(screening: Stage, confirmation: Stage, unit: str) -> str:
