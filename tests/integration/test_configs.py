@@ -100,6 +100,8 @@ def test_name_tells_what_is_in_the_config(path):
     assert words(student) | words(schedule) | words(dataset) <= words(Path(model.student).stem)
     family = next(part for part in reversed(Path(path).parent.parts) if part != 'ablation')
     assert student.startswith(family.replace('_', '-'))
+    if method == 'best':  # tests/docs/test_study_pages.py
+        return
     loss = next(iter(model.distill.values())).loss
     assert (loss.type == 'UncertaintyFeatureLoss') == (
         method.startswith('akd-') or method == 'cwd-norm')

@@ -88,10 +88,12 @@ def _headline(evidence: Evidence) -> list[str]:
                      if seeds <= (values := stage.values(arm)).keys() else '-' for arm in arms]
             verdict = stage.verdicts.get('akd-cwd')
             rows.append([f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}', *means,
-                         _signed(comparison.difference), verdict.words if verdict else 'not known',
+                         _difference(stage.compare('cwd', 'plain')),
+                         _signed(comparison.difference),
+                         verdict.words if verdict else 'not known',
                          f'{comparison.n}, {"confirmed" if verdict else "screened"}'])
-    return [*_rows(['data and task', *(ARMS[arm].title for arm in arms), 'AKD - CWD', 'AKD is',
-                    'seeds'], rows), ''] if rows else []
+    return [*_rows(['data and task', *(ARMS[arm].title for arm in arms), 'CWD - plain',
+                    'AKD - CWD', 'AKD is', 'seeds'], rows), ''] if rows else []
 
 
 def _answer(screening: Stage, confirmation: Stage, unit: str) -> str:
@@ -296,4 +298,4 @@ def _share(estimate: Estimate) -> str:
 
 
 def _p(p: float) -> str:
-    return f'{p:.3f}' if p >= 0.001 else '< 0.001'
+    return f'{p:.4f}' if p >= 0.001 else '< 0.001'
