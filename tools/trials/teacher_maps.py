@@ -35,7 +35,7 @@ class TeacherMaps(NamedTuple):
 
 @HOOKS.register_module()
 class TeacherMapsHook(Hook):
-    """Lets teachers look their maps up, where it can: the students are the same bit for bit.
+    """Lets teachers look up their maps; the students are the same bit for bit.
 
     The only random change to a training image is its flip, so a frozen teacher has two maps an
     image. A teacher whose Avatars are made upstream of the tap still runs.
