@@ -22,6 +22,8 @@ TOOL = ROOT / 'tools/benchmark_speed.py'
 DET = ROOT / 'configs/det/toy/akd-cwd_retinanet_shapes.py'
 SEG = ROOT / 'configs/seg/toy/akd-cwd_pspnet_shapes.py'
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-6, momentum=0.9))
+# Of CWD on the logits of fresh models: terms of about 4 add up to 0.003.
+ROUNDING = 1e-6
 PAGE = 'Before.\n<!-- results: begin -->\nold\n<!-- results: end -->\nBehind.\n'
 
 
@@ -45,7 +47,8 @@ def test_all_do_the_same(config, algorithms):
             assert variants.why_not_mmrazor(name) is None
             theirs = variants.mmrazor(name)
             assert type(theirs).__name__ == name
-            assert distillation_loss(theirs, batch) == pytest.approx(expected, rel=1e-5)
+            assert distillation_loss(theirs, batch) == pytest.approx(
+                expected, rel=1e-5, abs=ROUNDING)
             # Theirs keeps the teacher.
             ours = checkpoint_size(variants.base(), SGD, batch)
             weights = sum(value.nbytes for value in variants.teacher().state_dict().values())
