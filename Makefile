@@ -3,7 +3,7 @@
 PYTHON_VENV := .venv/bin/python
 # A process a core. Each begins with neighbouring tests, which share fixtures, and takes over tests
 # of a slower one at the end.
-PYTEST := $(PYTHON_VENV) -m pytest -n auto --maxprocesses 8 --dist worksteal
+PYTEST := $(PYTHON_VENV) -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 30
 READY := .venv/.ready
 TOYS := $(basename $(notdir $(wildcard configs/*/toy/*.py)))
 

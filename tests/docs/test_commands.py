@@ -103,8 +103,8 @@ def make_session(page: Path, folder: Path) -> str:
 
 
 @pytest.mark.parametrize('page', [
-    page for page in PAGES if any(block.kind == COMMANDS for block in find_blocks(page))],
-    ids=lambda page: page.stem)
+    pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem == 'own_data'))
+    for page in PAGES if any(block.kind == COMMANDS for block in find_blocks(page))])
 def test_page(page, follow):
     folder, output = follow(page)
     if page.stem in CHECKS:

@@ -30,7 +30,8 @@ def test_pictures(task, options, expected, toy, train):
         assert (first[40:420, 960:1270] != last[40:420, 960:1270]).any()
 
 
-@pytest.mark.parametrize('perturb_at', [None, 'decode_head.conv_seg'])
+@pytest.mark.parametrize('perturb_at', [
+    None, pytest.param('decode_head.conv_seg', marks=pytest.mark.slow)])
 def test_a_teacher_in_bfloat16(perturb_at, toy, train):
     cfg = with_hook(toy('seg', 'akd-cwd', **{'model.teacher_precision': 'bfloat16'}), interval=4)
     if perturb_at:

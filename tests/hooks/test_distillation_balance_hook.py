@@ -24,6 +24,7 @@ from tests.integration.states import same
 ROOT = Path(__file__).parents[2]
 KEY = 'DistillationBalanceHook'
 TASKS = dict(det='fpn', seg='logits')
+BFLOAT16 = {'optim_wrapper.type': CPUAmpOptimWrapper.__name__}
 PLACES = dict(det='backbone.layer4', seg='backbone.layer3')
 # With a teacher of random weights, these give shares of about a half.
 WEIGHTS = {'fpn': 0.1, 'logits': 30.0}
@@ -124,8 +125,8 @@ def test_interval_and_logged_loss(toy, train):
 
 @pytest.mark.parametrize('task, company', [
     ('det', {}),
-    ('seg', {'optim_wrapper.accumulative_counts': 2, 'custom_hooks': [dict(type='EMAHook')],
-             'optim_wrapper.type': CPUAmpOptimWrapper.__name__}),
+    pytest.param('seg', {'optim_wrapper.accumulative_counts': 2, **BFLOAT16,
+                         'custom_hooks': [dict(type='EMAHook')]}, marks=pytest.mark.slow),
 ])
 def test_inside_the_band_nothing_changes(task, company, toy, train):
     plain = train(unbalanced(toy, task, changes=company))
@@ -188,7 +189,7 @@ def test_named_tasks(toy, train):
     assert factors['logits'] == 1 != factors['low'] == measured(runner)[1][-1]
 
 
-@pytest.mark.parametrize('company', [{}, {'optim_wrapper.type': CPUAmpOptimWrapper.__name__}])
+@pytest.mark.parametrize('company', [{}, pytest.param(BFLOAT16, marks=pytest.mark.slow)])
 def test_resumed_run_goes_on(company, toy, train):
     """The checkpoint lies between two measurements, so that its factor counts."""
     changes = {**company, 'default_hooks.exact_resume': dict(type='ExactResumeHook'),

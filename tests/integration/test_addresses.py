@@ -134,6 +134,7 @@ def test_a_teacher_that_cannot_be_fetched(launch, server, files, workspace):
     assert server.asked.total() == 1 and not cached(workspace / 'cache')
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_alone(launch):
     """In its first iteration: the other one does not wait for it, the cause is printed once."""
     begin = time.monotonic()

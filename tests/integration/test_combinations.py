@@ -341,9 +341,10 @@ def launch(toy, shipped, workspace, free_port):
     return run
 
 
-# Compiling takes a minute or more of a processor: those rows are in `make test-slow`.
+# Compiling takes a minute or more of a processor, two processes half a minute.
 @pytest.mark.parametrize('row', [
-    pytest.param(row, id=row_id(row), marks=[pytest.mark.slow] * (row.compile == 'compile'))
+    pytest.param(row, id=row_id(row), marks=[pytest.mark.slow] * (
+        row.compile == 'compile' or row.processes == '2'))
     for row in ROWS])
 def test_training(row, launch, shipped, workspace):
     shipped.server.asked.clear()

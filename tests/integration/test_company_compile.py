@@ -26,6 +26,7 @@ def assert_close(compiled, plain):
         torch.testing.assert_close(compiled.model.get_parameter(key), value, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_compiled_student(toy, train):
     """The teacher begins in the second step, when the graphs of the student are there already."""
     options = {'default_hooks.distillation_schedule': SCHEDULE, 'train_cfg.val_interval': 100}

@@ -27,7 +27,7 @@ HOOK = """
 """
 
 
-@pytest.mark.parametrize('task', ['det', 'seg'])
+@pytest.mark.parametrize('task', [pytest.param('det', marks=pytest.mark.slow), 'seg'])
 def test_ranks_agree(task, workspace, fresh_script, monkeypatch, free_port):
     (workspace / 'dump_state.py').write_text(textwrap.dedent(HOOK))
     (workspace / 'config.py').write_text(textwrap.dedent(f"""

@@ -207,7 +207,8 @@ def resumable(toy, task, **changes):
 
 
 @pytest.mark.parametrize('task, changes', [
-    ('det', {}), ('seg', WORKERS), ('seg', {'randomness': dict(seed=None)})])
+    ('det', {}), ('seg', WORKERS),
+    pytest.param('seg', {'randomness': dict(seed=None)}, marks=pytest.mark.slow)])
 def test_resumes_exactly(task, changes, toy, train, tmp_path):
     half, end = CHECKPOINTS[task]
     configs = [resumable(toy, task, **changes) for _ in range(2)]

@@ -56,6 +56,7 @@ def test_holds_every_module(installed):
     assert modules(installed) == modules(ROOT)
 
 
+@pytest.mark.slow
 def test_train_by_mmdet_and_look_at_it(installed, run, workspace):
     config = installed / 'mmakd/.mim/configs/det/toy/akd-cwd_retinanet_shapes.py'
     stock = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim/tools/train.py'

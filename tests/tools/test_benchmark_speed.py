@@ -157,6 +157,7 @@ def test_wrong_configs(config, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.slow
 def test_command(script, workspace):
     (workspace / 'page.md').write_text(PAGE)
     done = script(sys.executable, TOOL, SEG, '--size', 64, 64, '--iters', 2, '--growth',

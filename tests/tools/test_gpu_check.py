@@ -22,10 +22,9 @@ from mmakd.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/gpu_check.py'
-# One of each function, both tasks; all of them are rehearsed by `make test-slow`.
+# One of each function; all of them are rehearsed by `make test-slow`.
 CHOSEN = ['environment', 'avatars', 'seg-agreement', 'det-agreement', 'seg-speed', 'seg-profile',
-          'seg-teacher', 'seg-resume', 'seg-cpu', 'seg-ema-on-cpu', 'det-memory', 'det-processes',
-          'det-teacher', 'det-cpu', 'det-bfloat16']
+          'seg-teacher', 'seg-resume', 'seg-cpu', 'seg-ema-on-cpu', 'det-memory', 'det-processes']
 PAGE = 'Before.\n<!-- results: begin -->\nold\n<!-- results: end -->\nBehind.\n'
 
 

@@ -77,7 +77,7 @@ STUDENTS = [
     ('mmseg::knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py', '',
      dict(tap='backbone', levels=[-1])),
 ]
-QUICK = 8
+QUICK = 5
 
 
 @pytest.fixture

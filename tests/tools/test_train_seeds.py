@@ -45,6 +45,7 @@ def test_each_training_runs_once(config, workspace, capsys):
     assert all(path.read_text() == text for path, text in logs.items())
 
 
+@pytest.mark.slow
 def test_launched_for_gpus(config, workspace, monkeypatch, free_port):
     monkeypatch.setenv('PORT', free_port)
     train_seeds.main([config('student'), '--seeds', '4', '--gpus', '1', '--cfg-options',
