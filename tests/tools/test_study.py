@@ -303,6 +303,8 @@ def test_every_arm_takes_a_step(task, workspace):
                     TASKS[task].iters * (TASKS[task].time_ratio if arm.same_time else arm.length))
                 assert cfg.train_dataloader.dataset.get('indices', DRAWN[data]['count'][0]) == (
                     DRAWN[data]['count'][0] * arm.images)
+                assert [step.prob for step in cfg.train_dataloader.dataset.pipeline
+                        if step.type == 'RandomFlip'] == [0.5 if data == 'shapes' else 0.0]
             # The regimes have the models of other arms.
             if name in REGIMES:
                 continue

@@ -12,8 +12,6 @@ VERSION = 1
 SPLITS = ('train', 'val')
 # Scenes are painted larger and scaled down, which smooths the edges.
 SUPERSAMPLING = 2
-# No object is hidden further than this, so that every label can be seen.
-MIN_VISIBLE = 0.6
 # Classes lean towards a colour of their own, and often wear a neighbour's.
 HUE_SPREAD = 0.08
 
@@ -98,12 +96,15 @@ class Canvas:
         size (tuple[int, int]): Height and width of the finished image.
 
     Attributes:
+        min_visible (float): Share of each object that stays visible.
         height (int): Of the canvas, which is larger than the finished image.
         width (int): Likewise.
         side (int): The shorter of both.
         image (np.ndarray): BGR, float32, of shape (height, width, 3).
         instances (np.ndarray): Which object each pixel shows, as of :class:`Scene`.
     """
+
+    min_visible = 0.6
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
@@ -123,7 +124,7 @@ class Canvas:
         for index in np.unique(hidden[hidden > 0]):
             before = np.count_nonzero(self.instances == index)
             after = before - np.count_nonzero(hidden == index)
-            if after < MIN_VISIBLE * self._areas[index - 1]:
+            if after < self.min_visible * self._areas[index - 1]:
                 return False
         return True
 

@@ -144,7 +144,7 @@ def _compared_config(data: str, task_name: str, arm_name: str, setting: Setting 
         task.teacher_iters if arm_name == TEACHER else round(length * task.iters))
     cfg = _toy_config(data, task_name, 'teacher' if arm_name == TEACHER else 'student')
     _shorten(cfg, iters)
-    _name_classes(cfg, data, task_name)
+    _adapt_to_data(cfg, data, task_name)
     if arm.images != 1:
         cfg.train_dataloader.dataset.indices = round(arm.images * manifest['count'][0])
     if arm.base and setting:
@@ -208,9 +208,14 @@ def _shorten(cfg: Config, iters: int) -> None:
     cfg.log_level = 'WARNING'
 
 
-def _name_classes(cfg: Config, data: str, task: str) -> None:
+def _adapt_to_data(cfg: Config, data: str, task: str) -> None:
+    """Name the classes; handwriting is not mirrored."""
     names = DATA[data]
-    for loader in (cfg.train_dataloader, cfg.test_dataloader) if names else ():
+    if not names:
+        return
+    next(step for step in cfg.train_dataloader.dataset.pipeline
+         if step.type == 'RandomFlip').prob = 0.0
+    for loader in cfg.train_dataloader, cfg.test_dataloader:
         background = loader.dataset.metainfo.classes[:TASKS[task].background]
         loader.dataset.metainfo = dict(classes=(*background, *names))
 

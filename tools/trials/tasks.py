@@ -64,4 +64,4 @@ DATA: dict[str, tuple[str, ...]] = dict(
 # Their manifests, as tools/make_shapes.py draws them by default.
 DRAWN: dict[str, dict[str, Any]] = dict(
     shapes=dict(version=1, size=[96, 96], count=[1600, 500], seed=0),
-    digits=dict(version=1, size=[96, 96], count=[320, 500], seed=0))
+    digits=dict(version=2, size=[96, 96], count=[320, 500], seed=0))
