@@ -25,6 +25,7 @@ _HEIGHT = 0.35, 0.6
 _TURN = 15
 # Between ink and the ground behind it, in BGR.
 _LEAST_CONTRAST = 120
+# Standard deviation about the hue of the class, in turns of the colour circle.
 _HUE_SPREAD = 0.04
 
 # In alphabetical order they go to training and to validation in turn.
