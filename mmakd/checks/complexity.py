@@ -1,7 +1,7 @@
 """Parameters of networks, and their FLOPs on a small image."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..distillers import AvatarDistiller
+from ..distillers.distill_task import TaskMaps
 from ..distillers.dry_run import dry_run_samples, on_small_image
 from ..distillers.tap_pair import dense_taps
 from ..distillers.taps import forward_to_taps
@@ -56,6 +57,21 @@ def measure_teacher(model: AvatarDistiller, name: str, size: tuple[int, int]) ->
     network = model.teachers[name].network
     pairs = [pair for pair in model.taps.values() if pair.of == name]
     return count_flops(network, dense_taps(network, pairs), size)
+
+
+def measure_tasks(model: AvatarDistiller, maps: Mapping[str, TaskMaps]) -> int:
+    """Count the FLOPs of adapters, losses and Avatars in a training step, forward and backward.
+
+    Args:
+        model (AvatarDistiller): The model.
+        maps (Mapping[str, TaskMaps]): The maps of each task, of one image.
+    """
+    with FlopCounterMode(display=False) as counter:
+        for name, task in model.distiller.items():
+            of_student = [feature.detach().requires_grad_() for feature in maps[name].student]
+            samples = dry_run_samples(model.students[model.taps[name].by], 1)
+            task(of_student, maps[name].teacher, samples, maps[name].upstream).backward()
+    return counter.get_total_flops()
 
 
 @torch.no_grad()

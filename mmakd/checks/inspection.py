@@ -8,13 +8,14 @@ from mmengine.config import Config
 from torch import nn
 
 from ..distillers import AvatarDistiller, MaskTokenLearner
-from ..distillers.dry_run import SMALL
+from ..distillers.distill_task import TaskMaps
+from ..distillers.dry_run import SMALL, dry_run_tasks
 from ..distillers.renormalize import swaps_channels
 from ..distillers.teacher import Teacher
 from ..losses.seeded_draws import SeededDraws
 from ..utils.errors import ConfigProblems, describe
 from .classes import check_classes, find_class_numbers
-from .complexity import Complexity, measure_network, measure_teacher
+from .complexity import Complexity, measure_network, measure_tasks, measure_teacher
 from .data_files import check_data
 from .parts import SPLITS, build_parts, quiet
 from .student import compare_with_student
@@ -31,7 +32,9 @@ class Inspection:
         networks (dict[str, tuple[nn.Module, Complexity | None]]): ``'model'``, or the
             students and teachers by label: ``'student'`` or ``'students.<name>'``, ``'teacher'``
             or ``'teacher.<name>'``.
+        maps (dict[str, TaskMaps]): What each task compares, of one small image.
         teacher_flops (dict[str, int]): FLOPs of each teacher in a step, by label.
+        task_flops (int): FLOPs of adapters, losses and Avatars in a step.
         images (dict[str, dict[str, tuple[str, str]]]): How the images of the student and of each
             teacher differ, by label.
         classes (dict[str, str]): Numbers of classes, by their source.
@@ -44,7 +47,9 @@ class Inspection:
     problems: ConfigProblems
     model: nn.Module | None = None
     networks: dict[str, tuple[nn.Module, Complexity | None]] = field(default_factory=dict)
+    maps: dict[str, TaskMaps] = field(default_factory=dict)
     teacher_flops: dict[str, int] = field(default_factory=dict)
+    task_flops: int = 0
     images: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
@@ -118,6 +123,11 @@ def _inspect_model(found: Inspection, download: bool) -> dict[str, dict[str, Any
                                            if mine[key] != theirs[key]}
             if all(found.networks[side][1] for side in students) and size:
                 found.teacher_flops[teacher.label] = measure_teacher(model, name, size)
+        found.maps = dry_run_tasks(model.students, model.teachers, model.taps, found.problems)
+        try:
+            found.task_flops = measure_tasks(model, found.maps)
+        except Exception as error:
+            found.problems.warn(f'model.distill: FLOPs not measured: {describe(error)}')
         check_tokens(model, found.problems, download)
     checkpoints = {}
     for teacher in _teachers(model).values():

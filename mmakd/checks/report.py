@@ -10,10 +10,8 @@ from rich.text import Text
 from torch import nn
 
 from ..avatars import AvatarVariance
-from ..distillers import AvatarDistiller
-from ..distillers.dry_run import dry_run_tasks
 from ..losses import UncertaintyFeatureLoss
-from ..utils.errors import ConfigProblems, numbered
+from ..utils.errors import numbered
 from .complexity import count_parameters
 from .inspection import Inspection
 
@@ -21,8 +19,7 @@ from .inspection import Inspection
 def print_report(found: Inspection, console: Console) -> None:
     """Print what was found, the problems last."""
     _print_networks(found, console)
-    if isinstance(found.model, AvatarDistiller):
-        _print_tasks(found.model, console)
+    _print_tasks(found, console)
     _print_facts(found, console)
     if found.differences:
         console.print("\nDifferent from the student's own config:", style='yellow')
@@ -60,10 +57,10 @@ def _print_networks(found: Inspection, console: Console) -> None:
                       f'{size[1]}; a multiplication and an addition count as two.')
 
 
-def _print_tasks(model: AvatarDistiller, console: Console) -> None:
-    maps = dry_run_tasks(model.students, model.teachers, model.taps, ConfigProblems())
-    tasks: Any = model.distiller
-    for name, task in tasks.items():
+def _print_tasks(found: Inspection, console: Console) -> None:
+    model: Any = found.model
+    for name, (of_student, of_teacher, _) in found.maps.items():
+        task = model.distiller[name]
         pair = model.taps[name]
         label = model.label_of(pair.of)
         taps = f'{pair.student} ({pair.by}), {pair.teacher} ({label})'
@@ -78,7 +75,6 @@ def _print_tasks(model: AvatarDistiller, console: Console) -> None:
         table = Table('  level', pair.by, label, 'adapter', box=None, pad_edge=False)
         table.add_column('its parameters', justify='right')
         table.add_column("the loss's", justify='right')
-        of_student, of_teacher, _ = maps[name]
         levels = range(len(of_student)) if task.levels is None else task.levels
         for level, adapter, loss in zip(levels, task.adapters, task.losses):
             shapes = (' x '.join(map(str, features[level].shape[1:]))
@@ -106,25 +102,13 @@ def describe_loss(loss: nn.Module) -> str:
 
 
 def _print_facts(found: Inspection, console: Console) -> None:
-    model: Any = found.model
     facts = {}
     if found.classes:
         facts['classes'] = ', '.join(map(' '.join, found.classes.items()))
     if found.batch is not None:
         facts['batch'] = found.batch
     if found.teacher_flops:
-        of_students = [measured.flops for side, (_, measured) in found.networks.items()
-                       if measured and side.startswith('student')]
-        total = sum(found.teacher_flops.values())
-        parts = [f'{flops / 1e9:.2f}' for flops in found.teacher_flops.values()]
-        several = len(parts) > 1
-        facts['cost'] = (
-            f'distillation adds about {total / (3 * sum(of_students)):.0%} to a training step: an '
-            f'estimate, from the FLOPs of {"each" if several else "the"} teacher to its deepest '
-            f'tap ({" + ".join(parts)}{f" = {total / 1e9:.2f}" * several} G) against three times '
-            f'those of the student{"s" * (len(of_students) > 1)} ({sum(of_students) / 1e9:.2f} G)')
-        if any(pair.perturb_at for pair in model.taps.values()):
-            facts['cost'] += '; without the runs of the modules in perturb_at'
+        facts['cost'] = _describe_cost(found)
     for label, differences in found.images.items():
         facts['images' + f' of {label}' * (label != 'teacher')] = (
             "normalised differently: the teacher gets its own mean, std and channel order, but "
@@ -141,6 +125,24 @@ def _print_facts(found: Inspection, console: Console) -> None:
         if differences:
             console.print(_table(('', 'student', label),
                                  ((name, *values) for name, values in differences.items())))
+
+
+def _describe_cost(found: Inspection) -> str:
+    of_students = [measured.flops for side, (_, measured) in found.networks.items()
+                   if measured and side.startswith('student')]
+    step = 3 * sum(of_students)
+    of_teachers = [f'{flops / 1e9:.2f}' for flops in found.teacher_flops.values()]
+    several = len(of_teachers) > 1
+    added = sum(found.teacher_flops.values())
+    total = f' = {added / 1e9:.2f}' if several else ''
+    tasks = ''
+    if found.task_flops:
+        added += found.task_flops
+        tasks = f' and of adapters, losses and Avatars ({found.task_flops / 1e9:.2f} G)'
+    return (f'distillation adds about {added / step:.0%} to a training step: an estimate, from '
+            f'the FLOPs of {"each" if several else "the"} teacher to its deepest tap '
+            f'({" + ".join(of_teachers)}{total} G){tasks} against three times those of the '
+            f'student{"s" * (len(of_students) > 1)} ({sum(of_students) / 1e9:.2f} G)')
 
 
 def _print_lines(what: str, lines: list[str], style: str, console: Console) -> None:

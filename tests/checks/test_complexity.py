@@ -8,9 +8,12 @@ from mmakd.checks.complexity import (
     count_flops,
     count_parameters,
     measure_network,
+    measure_tasks,
     measure_teacher,
 )
 from mmakd.checks.inspection import inspect_config
+from mmakd.distillers.dry_run import dry_run_tasks
+from mmakd.utils.errors import ConfigProblems
 from tests.conftest import ROOT, TOY
 from tests.distillers.small_beit import beit
 
@@ -77,6 +80,28 @@ def test_each_of_several_teachers_runs_to_its_own_deepest_tap(model):
     size = (128, 128)
     assert measure_teacher(two, 'big', size) == measure_teacher(one, 'teacher', size)
     assert measure_teacher(two, 'other', size) == count_flops(one.teacher, ['backbone'], size)
+
+
+@pytest.mark.parametrize('kind, changes, times', [
+    # Adapters: forward, and the gradients of their weights and of their inputs.
+    ('det', {}, 3),
+    # Avatars upstream of the tapped layer: four runs of the teacher's, without a gradient.
+    ('seg', {'model.distill.logits.perturb_at': 'decode_head.conv_seg',
+             'model.distill.logits.loss.uncertainty': None,
+             'model.distill.logits.loss.num_avatars': 4}, 4),
+    ('seg', {}, 0),
+])
+def test_what_the_tasks_add(model, kind, changes, times):
+    distiller = model(kind, **changes)
+    maps = dry_run_tasks(distiller.students, distiller.teachers, distiller.taps,
+                         ConfigProblems())
+    (of_student, of_teacher, _), = maps.values()
+    if kind == 'seg':
+        of_student = [torch.zeros(1, distiller.teacher.decode_head.conv_seg.in_channels,
+                                  *of_teacher[0].shape[2:])]
+    once = sum(2 * student.size(1) * teacher.numel()
+               for student, teacher in zip(of_student, of_teacher))
+    assert measure_tasks(distiller, maps) == times * once
 
 
 def test_both_are_measured_on_what_both_take(toy):
