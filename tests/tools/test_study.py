@@ -482,6 +482,22 @@ def test_report_states_the_statistics(tmp_path):
     assert 'p (Holm)' not in read_table(page, 'Screening')['akd-cwd']
 
 
+def test_report_compares_variants_with_akd(tmp_path):
+    akd = draw(range(5))['akd-cwd'] | draw(SEEDS)['akd-cwd']
+    results = write_results(tmp_path, {
+        'akd-cwd': akd,
+        'upstream': {seed: value + (1 if seed < 5 else -0.25) for seed, value in akd.items()},
+        # Two confirming seeds are not enough.
+        'akd-cwd-k4': {seed: value + (0.5 if seed < 5 else 2) for seed, value in akd.items()
+                       if seed < 1002}})
+    write_report(Evidence(results), tmp_path)
+    page = (tmp_path / 'results.md').read_text().split('## Variants of AKD')[1]
+    rows = [line for line in page.split('\n## ')[0].splitlines() if line.startswith('| AKD')]
+    assert rows == ['| AKD on CWD, 4 upstream Avatars (`upstream`) | '
+                    '-0.25 [-0.25, -0.25], 20 seeds |',
+                    '| AKD on CWD, K = 4 (`akd-cwd-k4`) | +0.50 [+0.50, +0.50], 5 seeds |']
+
+
 def answer(out: Path) -> str:
     write_report(Evidence(Results(out)), out)
     return next(line for line in (out / 'results.md').read_text().splitlines()

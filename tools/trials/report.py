@@ -9,7 +9,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from trials.arms import ARMS
+from trials.arms import ARMS, VARIANTS
 from trials.cells import TEACHER
 from trials.comparison import Comparison, Estimate
 from trials.evidence import CONFIRMING, Evidence, Stage, plain_of
@@ -44,6 +44,7 @@ def write_report(evidence: Evidence, folder: Path) -> None:
     lines += _headline(evidence)
     for (data, task), (screening, confirmation) in evidence.stages.items():
         lines += _place(evidence, data, task, screening, confirmation, folder)
+    lines += _variants(evidence)
     lines += _why(evidence, folder)
     lines += _search(evidence)
     lines += _cost(evidence)
@@ -167,6 +168,29 @@ def _table(stage: Stage, unit: str, is_confirmed: bool) -> list[str]:
     names = ['arm', 'n', f'mean {unit}', 'deviation', 'B', 'A - B',
              'A - plain', 'P(A > B)']
     return _rows([*names, 'p (Holm)', 'A is'] if is_confirmed else names, rows)
+
+
+def _variants(evidence: Evidence) -> list[str]:
+    """Compare AKD with itself, one thing changed, on all data sets and tasks side by side."""
+    akd = 'akd-cwd'
+    rows = []
+    for arm in VARIANTS:
+        cells = []
+        for screening, confirmation in evidence.stages.values():
+            comparison = confirmation.compare(arm, akd)
+            if comparison is None or comparison.n < CONFIRMING:
+                comparison = screening.compare(arm, akd)
+            cells.append(f'{_signed(comparison.difference)}, {comparison.n} seeds'
+                         if comparison else '-')
+        if set(cells) != {'-'}:
+            rows.append([f'{ARMS[arm].title} (`{arm}`)', *cells])
+    if not rows:
+        return []
+    names = [f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}'
+             for data, task in evidence.stages]
+    return ['## Variants of AKD', '', f'Each minus {ARMS[akd].title} (`{akd}`), over common '
+            f'seeds. With fewer than {CONFIRMING} it is screening, which proves nothing.', '',
+            *_rows(['variant', *names], rows), '']
 
 
 def _why(evidence: Evidence, folder: Path) -> list[str]:
