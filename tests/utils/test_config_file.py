@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+from mmengine.registry import MODELS, DefaultScope
 
 from mmakd.utils.config_file import read_config
 from mmakd.utils.errors import ConfigError, describe
@@ -52,6 +53,40 @@ def test_missing_file_suggests_its_neighbours(write):
     with pytest.raises(ConfigError, match=re.escape(
             "config='studnet.py': no such file; did you mean 'student.py'?")):
         read_config('studnet.py')
+
+
+def test_pure_python_becomes_registered_names(write):
+    write('student.py', """\
+from mmcv.ops import nms
+from mmcv.transforms import LoadAnnotations
+from mmdet.datasets.transforms import LoadAnnotations as LoadBoxes
+from mmdet.models import L1Loss
+from mmseg.models import TverskyLoss
+default_scope = 'mmdet'
+model = dict(loss=dict(type=L1Loss), nms=dict(type=nms))
+steps = [dict(type=LoadBoxes), dict(type=LoadAnnotations), dict(losses=(dict(type=TverskyLoss), ))]
+default_hooks = dict()
+""")
+    path = write('akd.py', """\
+from mmengine.config import read_base
+with read_base():
+    from .student import *
+from mmakd.distillers import AvatarDistiller
+from mmakd.hooks import PerturbationHook
+model = dict(type=AvatarDistiller, student=model)
+default_hooks.update(perturbation=dict(type=PerturbationHook))
+""")
+    cfg = read_config(path)
+    assert cfg.model.type == 'AvatarDistiller'
+    assert cfg.default_hooks.perturbation == dict(type='PerturbationHook')
+    assert cfg.steps == [dict(type='LoadAnnotations'), dict(type='mmengine.LoadAnnotations'),
+                         dict(losses=(dict(type='mmseg.TverskyLoss'), ))]
+    assert callable(cfg.model.student.nms.type)  # not registered
+    assert {name.split('.')[0] for name in cfg.custom_imports.imports} == {'mmakd'}
+    cfg.dump('saved.py')
+    saved = read_config('saved.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert type(MODELS.build(saved.model.student.loss)).__name__ == 'L1Loss'
 
 
 @pytest.mark.parametrize('options', [{'a.c.5': 1}, {'a.b.d': 1}, {'a.c.x': 1}])
