@@ -39,7 +39,7 @@ def find_blocks(page: Path) -> list[Block]:
     for before, language, text in zip(parts[::3], parts[1::3], parts[2::3]):
         if language in ('shell', 'bash'):
             blocks.append(Block(COMMANDS, text))
-        elif re.search(r'^(import|from) ', text, re.MULTILINE):
+        elif re.search(r'^(import|from) ', text, re.MULTILINE) and 'read_base()' not in text:
             blocks.append(Block(CODE, text))
         elif language:
             assert language == 'python', language

@@ -36,6 +36,8 @@ def test_builds(part, toy, workspace):
     task = 'det' if re.search('bbox|retinanet', part) else 'seg'
     base = toy(task, 'distcorr_gfl_shapes' if 'gfl' in part else 'akd-cwd')
     base.dump(workspace / 'my_akd.py')
+    (workspace / 'my_student.py').write_text(  # of a config in pure Python
+        "model = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\ndefault_hooks = dict()\n")
     (workspace / 'part.py').write_text(f"data_root = 'data/shapes/coco/'\n{part}")
     cfg = Config.fromfile(workspace / 'part.py')
     names = re.findall(r'^(\w+) ?= ?(?=dict|\[)', part, re.MULTILINE)
