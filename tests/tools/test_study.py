@@ -374,7 +374,7 @@ def write_results(out: Path, metrics: dict[str, dict[int, float | None]], config
     """Write results of segmentation on shapes, of today's configs or of another."""
     results = Results(out)
     out.mkdir(exist_ok=True)
-    write_settings(out, {'shapes/seg/cwd': CHOSEN})
+    write_settings(out, {f'shapes/seg/{base}': CHOSEN for base in ('cwd', 'cwd-norm')})
     for arm, by_seed in metrics.items():
         setting = CHOSEN if ARMS[arm].base else None
         current = Cell('shapes', 'seg', arm, 0, setting, Place(None)).config_hash
@@ -482,20 +482,31 @@ def test_report_states_the_statistics(tmp_path):
     assert 'p (Holm)' not in read_table(page, 'Screening')['akd-cwd']
 
 
-def test_report_compares_variants_with_akd(tmp_path):
-    akd = draw(range(5))['akd-cwd'] | draw(SEEDS)['akd-cwd']
+def test_report_compares_side_by_side(tmp_path):
+    drawn = {arm: draw(range(5))[arm] | draw(SEEDS)[arm] for arm in ('cwd', 'akd-cwd')}
+    screened = {seed: value for seed, value in drawn['cwd'].items() if seed < 5}
+    akd = drawn['akd-cwd']
     results = write_results(tmp_path, {
-        'akd-cwd': akd,
+        **drawn,
+        'cwd-norm': {seed: value - 2 for seed, value in screened.items()},
+        'cwd-long': {seed: value + 5 for seed, value in screened.items()},
+        'akd-cwd-long': {seed: value + 4 for seed, value in screened.items()},
         'upstream': {seed: value + (1 if seed < 5 else -0.25) for seed, value in akd.items()},
         # Two confirming seeds are not enough.
         'akd-cwd-k4': {seed: value + (0.5 if seed < 5 else 2) for seed, value in akd.items()
                        if seed < 1002}})
     write_report(Evidence(results), tmp_path)
-    page = (tmp_path / 'results.md').read_text().split('## Variants of AKD')[1]
-    rows = [line for line in page.split('\n## ')[0].splitlines() if line.startswith('| AKD')]
-    assert rows == ['| AKD on CWD, 4 upstream Avatars (`upstream`) | '
-                    '-0.25 [-0.25, -0.25], 20 seeds |',
-                    '| AKD on CWD, K = 4 (`akd-cwd-k4`) | +0.50 [+0.50, +0.50], 5 seeds |']
+    page = (tmp_path / 'results.md').read_text()
+    sections = {section.split('\n')[0]: section.splitlines()[6:]
+                for section in page.split('\n## ')[1:]}
+    assert sections['Base methods'] == [
+        '| normalised CWD (`cwd-norm`) | `cwd` | -2.00 [-2.00, -2.00], 5 seeds |']
+    assert sections['Regimes'] == ['| AKD on CWD, three times the schedule (`akd-cwd-long`) | '
+                                   '`cwd-long` | -1.00 [-1.00, -1.00], 5 seeds |']
+    assert sections['Variants of AKD'] == [
+        '| AKD on CWD, 4 upstream Avatars (`upstream`) | `akd-cwd` | -0.25 [-0.25, -0.25], '
+        '20 seeds, worse, by less than is of interest |',
+        '| AKD on CWD, K = 4 (`akd-cwd-k4`) | `akd-cwd` | +0.50 [+0.50, +0.50], 5 seeds |']
 
 
 def answer(out: Path) -> str:

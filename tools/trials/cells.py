@@ -142,7 +142,8 @@ def _compared_config(data: str, task_name: str, arm_name: str, setting: Setting 
     length = task.time_ratio if arm.same_time else arm.length
     iters = place.iters or (
         task.teacher_iters if arm_name == TEACHER else round(length * task.iters))
-    cfg = _toy_config(data, task_name, 'teacher' if arm_name == TEACHER else 'student')
+    cfg = copy.deepcopy(
+        _toy_config(data, task_name, 'teacher' if arm_name == TEACHER else 'student'))
     _shorten(cfg, iters)
     _adapt_to_data(cfg, data, task_name)
     if arm.images != 1:
@@ -178,6 +179,7 @@ def _manifest(data: str, task: str, place: Place) -> dict[str, Any]:
     return {key: manifest[key] for key in DRAWN[data]}
 
 
+@cache
 def _toy_config(data: str, task_name: str, role: str) -> Config:
     task = TASKS[task_name]
     # A Runner shows its config three times, and each takes more than a second to format. The
@@ -237,7 +239,7 @@ def _distiller(student: dict, data: str, task_name: str, arm: Arm, setting: Sett
                 ) if extra else dict(criterion, loss_weight=weight)
     tap = base.tap.get(task_name, task.tap)
     distill = dict(tap=tap, loss=loss, **(dict(perturb_at=tap) if arm.upstream else {}))
-    teacher = _toy_config(data, task_name, 'teacher').model
+    teacher = copy.deepcopy(_toy_config(data, task_name, 'teacher').model)
     model = dict(type='AvatarDistiller', student=student)
     if len(arm.teachers) == 1:
         return dict(model, teacher=teacher, teacher_ckpt=None, distill={task.layout: distill})

@@ -2,7 +2,7 @@
 from statistics import mean
 from typing import Any, NamedTuple
 
-from trials.arms import ARMS, BASES, REGIMES
+from trials.arms import ARMS, BASES, REGIMES, VARIANTS
 from trials.cells import TEACHER, Cell, Place, Setting
 from trials.comparison import Comparison, compare, correct_by_holm, judge
 from trials.plan import read_settings
@@ -35,13 +35,13 @@ class Stage:
 
     Attributes:
         records (dict[str, Seeds]): By arm and seed.
-        verdicts (dict[str, Verdict]): Of the arms whose comparison is confirmed.
+        verdicts (dict[tuple[str, str | None], Verdict]): Of the confirmed pairs of arms.
     """
 
     def __init__(self, least: float) -> None:
         self.least = least
         self.records: dict[str, Seeds] = {}
-        self.verdicts: dict[str, Verdict] = {}
+        self.verdicts: dict[tuple[str, str | None], Verdict] = {}
         self._comparisons: dict[tuple[str, str], Comparison | None] = {}
 
     def values(self, arm: str) -> dict[int, float]:
@@ -63,8 +63,9 @@ class Stage:
 
     def best(self) -> str | None:
         """Find the arm with the highest mean among the proven ones, if there are any."""
-        proven = [arm for arm, verdict in self.verdicts.items()
-                  if verdict.words.startswith('better') and arm not in REGIMES]
+        proven = [arm for (arm, other), verdict in self.verdicts.items()
+                  if verdict.words.startswith('better') and arm not in REGIMES
+                  and other == ARMS[arm].against]
         return max(proven, key=lambda arm: mean(self.values(arm).values()), default=None)
 
 
@@ -130,13 +131,15 @@ class Evidence:
 
     def _judge(self) -> None:
         """Judge the comparisons that have enough seeds, all of the study together."""
-        found = [(stage, arm, comparison) for _, stage in self.stages.values()
-                 for arm in stage.arms()
-                 if (comparison := stage.compare(arm, ARMS[arm].against))
+        pairs = [*((arm, ARMS[arm].against) for arm in ARMS),
+                 *((arm, 'akd-cwd') for arm in VARIANTS)]
+        found = [(stage, (arm, other), comparison) for _, stage in self.stages.values()
+                 for arm, other in pairs
+                 if other and (comparison := stage.compare(arm, other))
                  and comparison.n >= CONFIRMING]
         p_values = correct_by_holm([comparison.p for _, _, comparison in found])
-        for (stage, arm, comparison), p in zip(found, p_values):
-            stage.verdicts[arm] = Verdict(p, judge(comparison, p, stage.least))
+        for (stage, pair, comparison), p in zip(found, p_values):
+            stage.verdicts[pair] = Verdict(p, judge(comparison, p, stage.least))
 
 
 def plain_of(arm: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from trials.arms import ARMS, VARIANTS
+from trials.arms import ARMS, BASES, REGIMES, VARIANTS
 from trials.cells import TEACHER
 from trials.comparison import Comparison, Estimate
 from trials.evidence import CONFIRMING, Evidence, Stage, plain_of
@@ -18,6 +18,7 @@ from trials.plot_why import plot_why, share
 from trials.tasks import TASKS
 from trials.tuning import TUNING_SEEDS
 
+_HEADLINE = 'akd-cwd', 'cwd'
 _DATA = dict(shapes='Drawn shapes', digits='Digits')
 _HTML = """\
 <!doctype html>
@@ -44,7 +45,7 @@ def write_report(evidence: Evidence, folder: Path) -> None:
     lines += _headline(evidence)
     for (data, task), (screening, confirmation) in evidence.stages.items():
         lines += _place(evidence, data, task, screening, confirmation, folder)
-    lines += _variants(evidence)
+    lines += _side_by_side(evidence)
     lines += _why(evidence, folder)
     lines += _search(evidence)
     lines += _cost(evidence)
@@ -81,13 +82,13 @@ def _headline(evidence: Evidence) -> list[str]:
     arms = 'plain', 'cwd', 'cwd-norm', 'akd-cwd'
     rows = []
     for (data, task), stages in evidence.stages.items():
-        stage = stages['akd-cwd' in stages[1].verdicts]
-        comparison = stage.compare('akd-cwd', 'cwd')
+        stage = stages[_HEADLINE in stages[1].verdicts]
+        comparison = stage.compare(*_HEADLINE)
         if comparison:
             seeds = stage.values('akd-cwd').keys() & stage.values('cwd').keys()
             means = [f'{mean(values[seed] for seed in seeds):.2f}'
                      if seeds <= (values := stage.values(arm)).keys() else '-' for arm in arms]
-            verdict = stage.verdicts.get('akd-cwd')
+            verdict = stage.verdicts.get(_HEADLINE)
             rows.append([f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}', *means,
                          _difference(stage.compare('cwd', 'plain')),
                          _signed(comparison.difference),
@@ -98,11 +99,10 @@ def _headline(evidence: Evidence) -> list[str]:
 
 
 def _answer(screening: Stage, confirmation: Stage, unit: str) -> str:
-    arm = 'akd-cwd'
-    verdict = confirmation.verdicts.get(arm)
-    comparison = confirmation.compare(arm, 'cwd')
+    verdict = confirmation.verdicts.get(_HEADLINE)
+    comparison = confirmation.compare(*_HEADLINE)
     if verdict is None or comparison is None:
-        seeds, screened = (len(stage.values(arm).keys() & stage.values('cwd').keys())
+        seeds, screened = (len(stage.values('akd-cwd').keys() & stage.values('cwd').keys())
                            for stage in (confirmation, screening))
         return (f'Not known yet: {seeds} of {CONFIRMING} confirming seeds ({screened} in '
                 'screening).')
@@ -158,7 +158,7 @@ def _table(stage: Stage, unit: str, is_confirmed: bool) -> list[str]:
                f'`{other}`' if other else '-', _difference(comparison),
                _difference(stage.compare(arm, plain_of(arm))),
                _share(comparison.better) if comparison else '-']
-        verdict = stage.verdicts.get(arm)
+        verdict = stage.verdicts.get((arm, other))
         if verdict:
             row += [_p(verdict.p), verdict.words]
         elif is_confirmed:
@@ -170,27 +170,32 @@ def _table(stage: Stage, unit: str, is_confirmed: bool) -> list[str]:
     return _rows([*names, 'p (Holm)', 'A is'] if is_confirmed else names, rows)
 
 
-def _variants(evidence: Evidence) -> list[str]:
-    """Compare AKD with itself, one thing changed, on all data sets and tasks side by side."""
-    akd = 'akd-cwd'
-    rows = []
-    for arm in VARIANTS:
-        cells = []
-        for screening, confirmation in evidence.stages.values():
-            comparison = confirmation.compare(arm, akd)
-            if comparison is None or comparison.n < CONFIRMING:
-                comparison = screening.compare(arm, akd)
-            cells.append(f'{_signed(comparison.difference)}, {comparison.n} seeds'
-                         if comparison else '-')
-        if set(cells) != {'-'}:
-            rows.append([f'{ARMS[arm].title} (`{arm}`)', *cells])
-    if not rows:
-        return []
-    names = [f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}'
-             for data, task in evidence.stages]
-    return ['## Variants of AKD', '', f'Each minus {ARMS[akd].title} (`{akd}`), over common '
-            f'seeds. With fewer than {CONFIRMING} it is screening, which proves nothing.', '',
-            *_rows(['variant', *names], rows), '']
+def _side_by_side(evidence: Evidence) -> list[str]:
+    """Compare base methods, regimes and variants on all data sets and tasks."""
+    places = [f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}'
+              for data, task in evidence.stages]
+    lines = []
+    for title, pairs in (
+            ('Base methods', [(base, 'cwd') for base in BASES if base != 'cwd']),
+            ('Regimes', [(arm, ARMS[arm].against) for arm in REGIMES if ARMS[arm].against]),
+            ('Variants of AKD', [(arm, 'akd-cwd') for arm in VARIANTS])):
+        rows = [[f'{ARMS[arm].title} (`{arm}`)', f'`{other}`', *cells] for arm, other in pairs
+                if set(cells := [_best_known(*stages, arm, other)
+                                 for stages in evidence.stages.values()]) != {'-'}]
+        if rows:
+            lines += [f'## {title}', '', 'Differences A - B over common seeds. With fewer than '
+                      f'{CONFIRMING} it is screening, which proves nothing.', '',
+                      *_rows(['A', 'B', *places], rows), '']
+    return lines
+
+
+def _best_known(screening: Stage, confirmation: Stage, arm: str, other: str | None) -> str:
+    verdict = confirmation.verdicts.get((arm, other))
+    comparison = (confirmation if verdict else screening).compare(arm, other)
+    if comparison is None:
+        return '-'
+    return (f'{_signed(comparison.difference)}, {comparison.n} seeds'
+            f'{f", {verdict.words}" if verdict else ""}')
 
 
 def _why(evidence: Evidence, folder: Path) -> list[str]:
