@@ -78,7 +78,12 @@ BASES = {
     'mse': Base(dict(type='FeatureMSELoss'), dict(det=1.0, seg=1.0)),
     'pkd': Base(dict(type='PKDLoss'), dict(det=6.0, seg=5.0)),
     'mgd': Base(dict(type='MGDLoss'), dict(det=1.0, seg=1.0), tap=dict(seg='backbone.layer3')),
+    'fgd': Base(dict(type='FGDLoss', gamma_fgd=5e-4), dict(det=1.0)),
+    'kd': Base(dict(type='KLDivergence'), dict(seg=1.0), _TAUS),
     'ewkd': Base(dict(type='EntropyWeightedKDLoss', gamma=-0.5), dict(seg=1.0), _TAUS),
+    'distcorr': Base(dict(type='DistributionCorrelationLoss', source='avatars',
+                          perturbation=dict(type='DropoutPerturbation', drop_rate=0.1)),
+                     dict(seg=0.1)),
 }
 
 
@@ -161,6 +166,9 @@ REST = {
     'cwd-balance': Arm('CWD, balance hook', 'cwd', changes=_BALANCE, against='cwd'),
     'akd-cwd-balance': Arm('AKD on CWD, balance hook', 'cwd', _BOTH, changes=_BALANCE,
                            against='cwd-balance'),
+    'fgd': Arm('FGD', 'fgd', tasks=('det', )),
+    'kd': Arm('KD', 'kd', tasks=('seg', )),
     'ewkd': Arm('entropy-weighted KD', 'ewkd', tasks=('seg', )),
+    'distcorr': Arm('distributions and their correlation', 'distcorr', tasks=('seg', )),
 }
 ARMS = {**HEADLINE, **REGIMES, **REST}
