@@ -208,7 +208,6 @@ def _check_kind(component: Any, cfg: dict, kind: type, example: str) -> None:
                           f'{example}')
 
 
-
 class TapAvatars:
     """Avatars of maps, each perturbed where it is tapped.
 

@@ -152,7 +152,7 @@ VARIANTS = {
                         perturbation=dict(type='DropoutPerturbation', drop_rate=0.3)),
 }
 REST = {
-    'plain-time': Arm('plain, as long as CWD in seconds', same_time=True),
+    'plain-time': Arm('plain, as long as CWD in seconds', same_time=True, against='cwd'),
     'akd-cwd-own': Arm('AKD on CWD, its own tau and weight', 'akd-cwd-own', against='cwd'),
     'mse': Arm('MSE', 'mse'),
     **_akd('mse', 'MSE'),

@@ -9,7 +9,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from trials.arms import ARMS, BASES, REGIMES, VARIANTS
+from trials.arms import ARMS, BASES, REGIMES, REST, VARIANTS
 from trials.cells import TEACHER
 from trials.comparison import Comparison, Estimate
 from trials.evidence import CONFIRMING, Evidence, Stage, plain_of
@@ -171,14 +171,16 @@ def _table(stage: Stage, unit: str, is_confirmed: bool) -> list[str]:
 
 
 def _side_by_side(evidence: Evidence) -> list[str]:
-    """Compare base methods, regimes and variants on all data sets and tasks."""
+    """Compare all arms outside the headline on all data sets and tasks."""
     places = [f'{_DATA[data]}, {TASKS[task].title}, {TASKS[task].unit}'
               for data, task in evidence.stages]
     lines = []
     for title, pairs in (
             ('Base methods', [(base, 'cwd') for base in BASES if base != 'cwd']),
             ('Regimes', [(arm, ARMS[arm].against) for arm in REGIMES if ARMS[arm].against]),
-            ('Variants of AKD', [(arm, 'akd-cwd') for arm in VARIANTS])):
+            ('Variants of AKD', [(arm, 'akd-cwd') for arm in VARIANTS]),
+            ('Other arms', [(arm, ARMS[arm].against) for arm in REST
+                            if arm not in BASES and arm not in VARIANTS])):
         rows = [[f'{ARMS[arm].title} (`{arm}`)', f'`{other}`', *cells] for arm, other in pairs
                 if set(cells := [_best_known(*stages, arm, other)
                                  for stages in evidence.stages.values()]) != {'-'}]
