@@ -179,8 +179,9 @@ def _side_by_side(evidence: Evidence) -> list[str]:
             ('Base methods', [(base, 'cwd') for base in BASES if base != 'cwd']),
             ('Regimes', [(arm, ARMS[arm].against) for arm in REGIMES if ARMS[arm].against]),
             ('Variants of AKD', [(arm, 'akd-cwd') for arm in VARIANTS]),
-            ('Other arms', [(arm, ARMS[arm].against) for arm in REST
-                            if arm not in BASES and arm not in VARIANTS])):
+            ('Other arms', [*((arm, ARMS[arm].against) for arm in REST
+                              if arm not in BASES and arm not in VARIANTS),
+                            ('two-teachers', 'akd-cwd-k2')])):
         rows = [[f'{ARMS[arm].title} (`{arm}`)', f'`{other}`', *cells] for arm, other in pairs
                 if set(cells := [_best_known(*stages, arm, other)
                                  for stages in evidence.stages.values()]) != {'-'}]
