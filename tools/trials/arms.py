@@ -117,6 +117,7 @@ _BALANCE = {'default_hooks.distillation_balance': dict(
 HEADLINE = {
     'plain': Arm('plain', against=None),
     'cwd-tau1': Arm('CWD, tau 1', 'cwd', tau=1.0, against='cwd'),
+    'cwd-tau2': Arm('CWD, tau 2', 'cwd', tau=2.0, tasks=('seg', ), against='cwd'),
     'cwd-tau4': Arm('CWD, tau 4', 'cwd', tau=4.0, against='cwd'),
     'cwd': Arm('CWD', 'cwd'),
     'cwd-norm': Arm('normalised CWD', 'cwd-norm', against='cwd'),
@@ -172,3 +173,7 @@ REST = {
     'distcorr': Arm('distributions and their correlation', 'distcorr', tasks=('seg', )),
 }
 ARMS = {**HEADLINE, **REGIMES, **REST}
+# What else is compared, beside each arm with the one it is against: variants with AKD, real
+# teachers with as many Avatars, and AKD's own setting on digits with CWD at the same one.
+ALSO_COMPARED = (*((arm, 'akd-cwd') for arm in VARIANTS),
+                 ('two-teachers', 'akd-cwd-k2'), ('akd-cwd-own', 'cwd-tau2'))

@@ -2,7 +2,7 @@
 from statistics import mean
 from typing import Any, NamedTuple
 
-from trials.arms import ARMS, BASES, REGIMES, VARIANTS
+from trials.arms import ALSO_COMPARED, ARMS, BASES, REGIMES
 from trials.cells import TEACHER, Cell, Place, Setting
 from trials.comparison import Comparison, compare, correct_by_holm, judge
 from trials.plan import read_settings
@@ -131,8 +131,7 @@ class Evidence:
 
     def _judge(self) -> None:
         """Judge the comparisons that have enough seeds, all of the study together."""
-        pairs = [*((arm, ARMS[arm].against) for arm in ARMS),
-                 *((arm, 'akd-cwd') for arm in VARIANTS)]
+        pairs = [*((arm, ARMS[arm].against) for arm in ARMS), *ALSO_COMPARED]
         found = [(stage, (arm, other), comparison) for _, stage in self.stages.values()
                  for arm, other in pairs
                  if other and (comparison := stage.compare(arm, other))

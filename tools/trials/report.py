@@ -9,7 +9,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from trials.arms import ARMS, BASES, REGIMES, REST, VARIANTS
+from trials.arms import ALSO_COMPARED, ARMS, BASES, REGIMES, REST, VARIANTS
 from trials.cells import TEACHER
 from trials.comparison import Comparison, Estimate
 from trials.evidence import CONFIRMING, Evidence, Stage, plain_of
@@ -178,10 +178,10 @@ def _side_by_side(evidence: Evidence) -> list[str]:
     for title, pairs in (
             ('Base methods', [(base, 'cwd') for base in BASES if base != 'cwd']),
             ('Regimes', [(arm, ARMS[arm].against) for arm in REGIMES if ARMS[arm].against]),
-            ('Variants of AKD', [(arm, 'akd-cwd') for arm in VARIANTS]),
+            ('Variants of AKD', [pair for pair in ALSO_COMPARED if pair[0] in VARIANTS]),
             ('Other arms', [*((arm, ARMS[arm].against) for arm in REST
                               if arm not in BASES and arm not in VARIANTS),
-                            ('two-teachers', 'akd-cwd-k2')])):
+                            *(pair for pair in ALSO_COMPARED if pair[0] not in VARIANTS)])):
         rows = [[f'{ARMS[arm].title} (`{arm}`)', f'`{other}`', *cells] for arm, other in pairs
                 if set(cells := [_best_known(*stages, arm, other)
                                  for stages in evidence.stages.values()]) != {'-'}]
